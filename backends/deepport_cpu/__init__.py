@@ -1,0 +1,49 @@
+"""The CPU backend: torch's own GEMMs for bf16; everything else by the references, for now."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deepport.backend import Device, Probe, Runtime
+
+if TYPE_CHECKING:
+    from deepport.op import Kernel
+
+
+class CpuBackend:
+    name = "cpu"
+    device_type = "cpu"
+    simulates = ""
+
+    def probe(self) -> Probe:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        formats = ("float32", "bfloat16", "fp8_e4m3", "fp8_e4m3fnuz", "mxfp4", "int8")
+        return Probe((Device(_model(), platform.machine(), memory, formats),), {"torch": version("torch")})
+
+    def start(self) -> Runtime:
+        from deepport.runtime import HostRuntime
+
+        return HostRuntime()
+
+    def kernels(self) -> Sequence[Kernel]:
+        from deepport_cpu.kernels import KERNELS
+
+        return KERNELS
+
+
+def _model() -> str:
+    """The processor's name where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or "CPU"
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]} x {len(names)}" if names else "CPU"
+
+
+backend = CpuBackend()

@@ -1,0 +1,65 @@
+"""CPU kernels that torch already has.
+
+The references convert bf16 weights to float32 at every call. oneDNN multiplies bf16 as it is and accumulates in float32,
+so that a weight is read once.
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from deepport import formats, ops
+from deepport.op import YES, Kernel, Signature, Support, no
+
+
+def _bfloat16(signature: Signature) -> Support:
+    if signature["format"] != formats.PLAIN:
+        return no("format", f"torch has no {signature['format']} GEMM on the CPU")
+    for name in ("x", "w"):
+        if signature[name].dtype != torch.bfloat16:
+            return no("dtype", f"{name} is {signature[name].dtype}; only bfloat16 gains over the reference")
+    return YES
+
+
+def linear(x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = formats.PLAIN) -> Tensor:
+    return functional.linear(x, w)
+
+
+def block_linear(x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = formats.PLAIN) -> Tensor:
+    return torch.bmm(x.transpose(0, 1), w.transpose(1, 2)).transpose(0, 1).contiguous()
+
+
+def grouped_linear(x: Tensor, w: Tensor, scale: Tensor | None, format: str, offsets: Tensor) -> Tensor:
+    y = x.new_zeros((x.shape[0], w.shape[1]))
+    for e, (low, high) in enumerate(pairwise(offsets.tolist())):
+        if low < high:
+            torch.mm(x[low:high], w[e].T, out=y[low:high])
+    return y
+
+
+def _composable(signature: Signature) -> Support:
+    if signature["format"] != formats.PLAIN or signature["x"].dtype != torch.bfloat16:
+        return no(
+            "dtype", "grouped_linear has a kernel for plain bfloat16 only, and the composition gains nothing else"
+        )
+    return YES
+
+
+def moe_experts(
+    x: Tensor, ids: Tensor, weights: Tensor, w13: Tensor, w2: Tensor, limit: float | None,
+    w13_scale: Tensor | None = None, w2_scale: Tensor | None = None, format: str = formats.PLAIN,
+) -> Tensor:  # fmt: skip
+    rows, offsets, inverse = ops.moe_dispatch(x, ids, w13.shape[0])
+    gate, up = ops.grouped_linear(rows, w13, w13_scale, format, offsets).chunk(2, -1)
+    y = ops.grouped_linear(ops.swiglu(gate, up, limit), w2, w2_scale, format, offsets)
+    return ops.moe_combine(y, weights, inverse, ids)
+
+
+KERNELS = (
+    Kernel("linear", "onednn", linear, _bfloat16),
+    Kernel("block_linear", "onednn", block_linear, _bfloat16),
+    Kernel("grouped_linear", "onednn", grouped_linear, _bfloat16),
+    Kernel("moe_experts", "composed", moe_experts, _composable),
+)

@@ -1,0 +1,31 @@
+"""Errors a user can act on: one clear line, and the exit code it ends a command with."""
+
+
+class DeepportError(Exception):
+    """A failure that is not a bug. `exit_code` is what a command ends with."""
+
+    exit_code = 1
+
+
+class BadInput(DeepportError):
+    """A checkpoint, configuration, prompt or option that cannot be used."""
+
+    exit_code = 2
+
+
+class BackendUnavailable(DeepportError):
+    """The backend or its device is absent; the text says why and what to install."""
+
+    exit_code = 3
+
+
+class Unsupported(DeepportError):
+    """No kernel takes this call, and the policy forbids the reference."""
+
+    exit_code = 4
+
+
+class FallbackBudgetExceeded(DeepportError):
+    """More calls went to the host than the policy allows."""
+
+    exit_code = 5

@@ -1,0 +1,162 @@
+"""Number formats of quantised tensors: data + scale + format.
+
+A quantised tensor crosses an operator as `(data, scale, format)`. `format` names the element and the block that shares a
+scale, `rows x columns` over the last two dimensions:
+
+| format | data | scale |
+|---|---|---|
+| `plain` | the values themselves, any float dtype | none |
+| `fp8_e4m3:RxC` | float8_e4m3fn (OCP: bias 7, largest 448) | one per block, UE8M0 (a power of two) or float32 |
+| `fp8_e4m3fnuz:RxC` | float8_e4m3fnuz (bias 8, largest 240): what gfx942 computes; not the OCP format | the same |
+| `mxfp4` | int8, two e2m1 values a byte, low nibble first (OCP MX v1.0, section 5.3.3) | UE8M0, one per 32 columns |
+| `int8:row`, `int8:channel` | int8, symmetric | float32 per row `[N, 1]`, or per column `[1, K]` |
+
+DeepSeek-V4 uses `fp8_e4m3:128x128` for dense layers, `mxfp4` for experts and `fp8_e4m3:1x32` for Engram tables.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+PLAIN = "plain"
+E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+"""The magnitudes of FP4 e2m1 by code; bit 3 is the sign."""
+
+_ELEMENTS = {
+    "fp8_e4m3": (torch.float8_e4m3fn, 448.0),
+    "fp8_e4m3fnuz": (torch.float8_e4m3fnuz, 240.0),
+    "mxfp4": (torch.int8, 6.0),
+    "int8": (torch.int8, 127.0),
+}
+
+
+@dataclass(frozen=True)
+class Format:
+    """A parsed format. A block of 0 rows or columns spans the whole dimension."""
+
+    name: str
+    element: str
+    rows: int
+    columns: int
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Storage dtype of the data."""
+        return _ELEMENTS[self.element][0]
+
+    @property
+    def largest(self) -> float:
+        """The largest finite magnitude of an element."""
+        return _ELEMENTS[self.element][1]
+
+    @property
+    def packing(self) -> int:
+        """Values in one stored element."""
+        return 2 if self.element == "mxfp4" else 1
+
+    def scale_shape(self, rows: int, columns: int) -> tuple[int, int]:
+        """Shape of the scale of a `[rows, columns]` matrix."""
+        return -(-rows // (self.rows or max(rows, 1))), -(-columns // (self.columns or max(columns, 1)))
+
+
+@lru_cache
+def parse(name: str) -> Format:
+    """The format called `name`; ValueError where there is none."""
+    if name == "mxfp4":
+        return Format(name, "mxfp4", 1, 32)
+    if name in ("int8:row", "int8:channel"):
+        return Format(name, "int8", *((1, 0) if name == "int8:row" else (0, 1)))
+    if match := re.fullmatch(r"(fp8_e4m3|fp8_e4m3fnuz):([1-9]\d*)x([1-9]\d*)", name):
+        return Format(name, match[1], int(match[2]), int(match[3]))
+    raise ValueError(
+        f"no number format is called {name!r}; there are: plain, fp8_e4m3:RxC, fp8_e4m3fnuz:RxC, mxfp4, int8:row, int8:channel"
+    )
+
+
+def check(data: Tensor, scale: Tensor | None, format: str) -> None:
+    """Refuse data and scale that cannot be a tensor of this format."""
+    if format == PLAIN:
+        if scale is not None:
+            raise ValueError("a plain tensor has no scale")
+        return
+    found = parse(format)
+    if data.dtype != found.dtype:
+        raise ValueError(f"{format} data is {found.dtype}, not {data.dtype}")
+    if scale is None:
+        raise ValueError(f"{format} needs a scale")
+    rows, columns = data.shape[-2], data.shape[-1] * found.packing
+    expected = (*data.shape[:-2], *found.scale_shape(rows, columns))
+    if tuple(scale.shape) != expected:
+        raise ValueError(f"{format} data {tuple(data.shape)} needs a scale {expected}, not {tuple(scale.shape)}")
+
+
+def decode(data: Tensor, scale: Tensor | None, format: str, dtype: torch.dtype) -> Tensor:
+    """The values `element * scale` in `dtype`, computed in at least float32 and rounded once."""
+    if format == PLAIN:
+        return data.to(dtype)
+    check(data, scale, format)
+    assert scale is not None  # check() has refused None
+    wide = torch.promote_types(dtype, torch.float32)
+    values = _unpack_e2m1(data, wide) if format == "mxfp4" else data.to(wide)
+    return (values * _spread(scale.to(wide), parse(format), values.shape)).to(dtype)
+
+
+def encode(x: Tensor, format: str, power_of_two: bool = True) -> tuple[Tensor, Tensor]:
+    """Data and scale of `x [..., N, K]`, each block scaled by the least scale under which its values are in range.
+
+    With `power_of_two` the scale is UE8M0 (float8_e8m0fnu), else float32; int8 scales are always float32. Elements round
+    to nearest, ties to even.
+    """
+    found = parse(format)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    scale = _scale(_block_amax(wide, found), found.largest, power_of_two and found.element != "int8")
+    scaled = (wide / _spread(scale.to(wide.dtype), found, wide.shape)).clamp(-found.largest, found.largest)
+    if found.element == "mxfp4":
+        return _pack_e2m1(scaled), scale
+    return (scaled.round() if found.element == "int8" else scaled).to(found.dtype), scale
+
+
+def _block_amax(x: Tensor, format: Format) -> Tensor:
+    rows, columns = x.shape[-2:]
+    height, width = format.rows or rows, format.columns or columns
+    down, across = format.scale_shape(rows, columns)
+    padded = torch.nn.functional.pad(x.abs(), (0, across * width - columns, 0, down * height - rows))
+    blocks: Tensor = padded.unflatten(-2, (down, height)).unflatten(-1, (across, width))
+    return blocks.amax((-3, -1))
+
+
+def _scale(amax: Tensor, largest: float, power_of_two: bool) -> Tensor:
+    ratio = torch.where(amax > 0, amax / largest, 1.0)
+    if not power_of_two:
+        return ratio.to(torch.float32)
+    mantissa, exponent = torch.frexp(ratio)
+    # 2^ceil(log2(ratio)): frexp's mantissa is in [0.5, 1), so an exact power of two has mantissa 0.5.
+    return torch.exp2((exponent - (mantissa == 0.5).int()).clamp(-127, 127).to(torch.float32)).to(torch.float8_e8m0fnu)
+
+
+def _spread(scale: Tensor, format: Format, shape: torch.Size) -> Tensor:
+    """The scale of every element, by broadcasting where a block is one or all of a dimension."""
+    for dim, block in ((-2, format.rows), (-1, format.columns)):
+        if block > 1:
+            scale = scale.repeat_interleave(block, dim).narrow(dim, 0, shape[dim])
+    return scale
+
+
+def _unpack_e2m1(data: Tensor, dtype: torch.dtype) -> Tensor:
+    table = torch.tensor([*E2M1, *(-v for v in E2M1)], dtype=dtype, device=data.device)
+    codes = data.view(torch.uint8)
+    return table[torch.stack((codes & 15, codes >> 4), -1).flatten(-2).int()]
+
+
+def _pack_e2m1(x: Tensor) -> Tensor:
+    magnitudes = torch.tensor(E2M1, dtype=x.dtype, device=x.device)
+    middles = (magnitudes[:-1] + magnitudes[1:]) / 2
+    below = torch.bucketize(x.abs(), middles)
+    tied = torch.bucketize(x.abs(), middles, right=True) != below
+    codes = below + (tied & (below % 2 == 1)) + 8 * torch.signbit(x)
+    low, high = codes.to(torch.uint8).unflatten(-1, (-1, 2)).unbind(-1)
+    packed: Tensor = low | (high << 4)
+    return packed.view(torch.int8)

@@ -1,0 +1,172 @@
+"""Dense operators: linear layers in any number format, normalisation, rotary embedding."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from deepport import formats
+from deepport.op import operator
+from deepport.spec import FLOATS, Case, Cost, Tolerance, case, nbytes, normal
+
+
+def accumulation(dtype: torch.dtype) -> torch.dtype:
+    """The dtype a reference computes in: float32, or float64 for float64 inputs."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+_GEMM = Tolerance(
+    "one rounding after a float32 sum; the order of the sum is free, which costs at most a few ulp of the sum"
+)
+_ELEMENTWISE = Tolerance("float32 arithmetic and one rounding; only rsqrt and fused multiply-add may differ, by an ulp")
+
+
+def _linear_cost(x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = formats.PLAIN) -> Cost:
+    outputs = x.shape[:-1].numel() * w.shape[-2]
+    return Cost(2.0 * outputs * x.shape[-1], nbytes(x, w, scale) + outputs * x.element_size())
+
+
+def quantized(g: Generator, *shape: int, dtype: torch.dtype, format: str) -> dict[str, Any]:
+    """A random weight as the arguments `w`, `scale`, `format`."""
+    w = normal(g, *shape, dtype=dtype, scale=shape[-1] ** -0.5)
+    data, scale = (w, None) if format == formats.PLAIN else formats.encode(w, format)
+    return {"w": data, "scale": scale, "format": format}
+
+
+def _linear_arguments(g: Generator, tkn: tuple[int, int, int], dtype: torch.dtype, format: str) -> dict[str, Any]:
+    t, k, n = tkn
+    return {"x": normal(g, t, k, dtype=dtype), **quantized(g, n, k, dtype=dtype, format=format)}
+
+
+def _linear_cases() -> Iterator[Case]:
+    for tkn in ((0, 64, 32), (1, 256, 96), (7, 64, 33), (33, 256, 128)):
+        for dtype in FLOATS:
+            yield case(_linear_arguments, tkn=tkn, dtype=dtype, format=formats.PLAIN)
+    for format in ("fp8_e4m3:128x128", "fp8_e4m3:32x32", "fp8_e4m3fnuz:128x128", "mxfp4", "int8:row", "int8:channel"):
+        yield case(_linear_arguments, tkn=(5, 256, 160), dtype=torch.bfloat16, format=format)
+
+
+def _linear_fake(x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = formats.PLAIN) -> Tensor:
+    return x.new_empty((*x.shape[:-1], w.shape[-2]))
+
+
+@operator(cost=_linear_cost, cases=_linear_cases, tolerance=_GEMM, fake=_linear_fake, differentiable=("x", "w"))
+def linear(x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = formats.PLAIN) -> Tensor:
+    """`x @ w^T`.
+
+    x [..., K]; w [N, K] in any number format (`deepport.formats`), with its scale; returns [..., N] in x's dtype.
+    Quantised weights have no gradient.
+    """
+    wide = accumulation(x.dtype)
+    return torch.nn.functional.linear(x.to(wide), formats.decode(w, scale, format, wide)).to(x.dtype)
+
+
+def _block_linear_arguments(g: Generator, tgkn: tuple[int, ...], dtype: torch.dtype, format: str) -> dict[str, Any]:
+    t, groups, k, n = tgkn
+    return {"x": normal(g, t, groups, k, dtype=dtype), **quantized(g, groups, n, k, dtype=dtype, format=format)}
+
+
+def _block_linear_cases() -> Iterator[Case]:
+    for tgkn in ((0, 2, 32, 16), (1, 4, 64, 24), (9, 2, 128, 40)):
+        for dtype in FLOATS:
+            yield case(_block_linear_arguments, tgkn=tgkn, dtype=dtype, format=formats.PLAIN)
+    yield case(_block_linear_arguments, tgkn=(5, 2, 128, 128), dtype=torch.bfloat16, format="fp8_e4m3:128x128")
+
+
+def _block_linear_cost(x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = formats.PLAIN) -> Cost:
+    outputs = x.shape[0] * w.shape[0] * w.shape[1]
+    return Cost(2.0 * outputs * x.shape[-1], nbytes(x, w, scale) + outputs * x.element_size())
+
+
+def _block_linear_fake(x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = formats.PLAIN) -> Tensor:
+    return x.new_empty((x.shape[0], w.shape[0], w.shape[1]))
+
+
+@operator(
+    cost=_block_linear_cost,
+    cases=_block_linear_cases,
+    tolerance=_GEMM,
+    fake=_block_linear_fake,
+    differentiable=("x", "w"),
+)
+def block_linear(x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = formats.PLAIN) -> Tensor:
+    """`y[t, g] = x[t, g] @ w[g]^T`: one matrix per group, as in V4's grouped output projection (section 2.3.1).
+
+    x [T, G, K]; w [G, N, K] in any number format; returns [T, G, N] in x's dtype.
+    """
+    wide = accumulation(x.dtype)
+    w = formats.decode(w, scale, format, wide)
+    return torch.bmm(x.to(wide).transpose(0, 1), w.transpose(1, 2)).transpose(0, 1).to(x.dtype).contiguous()
+
+
+def _rms_norm_cost(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Cost:
+    return Cost(4.0 * x.numel(), 2 * nbytes(x) + nbytes(weight))
+
+
+def _rms_norm_arguments(g: Generator, shape: tuple[int, ...], weighted: bool, dtype: torch.dtype) -> dict[str, Any]:
+    weight = 1 + normal(g, shape[-1], scale=0.1) if weighted else None
+    return {"x": normal(g, *shape, dtype=dtype), "weight": weight, "eps": 1e-6}
+
+
+def _rms_norm_cases() -> Iterator[Case]:
+    for shape in ((0, 8), (1, 1), (3, 7), (5, 2, 64), (16, 128)):
+        for weighted in (True, False):
+            for dtype in FLOATS:
+                yield case(_rms_norm_arguments, shape=shape, weighted=weighted, dtype=dtype)
+
+
+@operator(
+    cost=_rms_norm_cost,
+    cases=_rms_norm_cases,
+    tolerance=_ELEMENTWISE,
+    fake=lambda x, weight=None, eps=1e-6: x.new_empty(x.shape),
+    differentiable=("x", "weight"),
+)
+def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tensor:
+    """`weight * x / sqrt(mean(x^2) + eps)` over the last dimension, rounded once.
+
+    x [..., D]; weight [D] float32, or None for 1; returns x's shape and dtype.
+    """
+    wide = x.to(accumulation(x.dtype))
+    y = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    return (y if weight is None else weight * y).to(x.dtype).contiguous()
+
+
+def _rotary_cost(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool = False) -> Cost:
+    return Cost(3.0 * x[..., 0].numel() * 2 * cos.shape[-1], 2 * nbytes(x) + nbytes(cos, sin))
+
+
+def _rotary_arguments(
+    g: Generator, shape: tuple[int, ...], pairs: int, inverse: bool, dtype: torch.dtype
+) -> dict[str, Any]:
+    angle = torch.rand(shape[0], pairs, generator=g) * 1000
+    return {"x": normal(g, *shape, dtype=dtype), "cos": angle.cos(), "sin": angle.sin(), "inverse": inverse}
+
+
+def _rotary_cases() -> Iterator[Case]:
+    for shape, pairs in (((0, 2, 8), 2), ((1, 16), 8), ((5, 3, 24), 4), ((7, 2, 64), 16)):
+        for inverse in (False, True):
+            for dtype in FLOATS:
+                yield case(_rotary_arguments, shape=shape, pairs=pairs, inverse=inverse, dtype=dtype)
+
+
+@operator(
+    cost=_rotary_cost,
+    cases=_rotary_cases,
+    tolerance=_ELEMENTWISE,
+    fake=lambda x, cos, sin, inverse=False: x.new_empty(x.shape),
+    differentiable=("x",),
+)
+def rotary(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool = False) -> Tensor:
+    """Rotate interleaved pairs of the *trailing* `2 R` channels: `(a, b) -> (a cos - b sin, b cos + a sin)`.
+
+    x [T, D] or [T, H, D]; cos, sin [T, R] float32, the cosine and sine of float32(position) x float32(inverse frequency),
+    as the model was trained; `inverse` rotates back (sin negated). Leading channels are copied. Returns x's shape and dtype.
+    """
+    wide = accumulation(x.dtype)
+    cos, sin = (c.to(wide).view(c.shape[0], *[1] * (x.dim() - 2), c.shape[1]) for c in (cos, -sin if inverse else sin))
+    kept, rotated = x.split((x.shape[-1] - 2 * cos.shape[-1], 2 * cos.shape[-1]), -1)
+    even, odd = rotated.to(wide).unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack((even * cos - odd * sin, odd * cos + even * sin), -1).flatten(-2)
+    return torch.cat((kept, turned.to(x.dtype)), -1)

@@ -1,0 +1,139 @@
+r"""Who computes a call: a backend's kernel, or the reference, as the policy allows; and the record of who did.
+
+A `Session` is entered around a run. Calls made outside any session are served under the policy `device`.
+
+| policy | where no kernel takes a call |
+|---|---|
+| `device` | the reference computes it, with plain torch operators on the same device |
+| `error` | it is refused (`Unsupported`, exit code 4) |
+| `host` | the operators in `host` are computed by the reference on the CPU, at most `host_budget` calls; past it \
+`FallbackBudgetExceeded`, exit code 5. The others as under `device` |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import Token
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from deepport import backend
+from deepport.errors import FallbackBudgetExceeded, Unsupported
+from deepport.op import Operator, Server, current_server, set_default_server
+from deepport.record import Record
+
+Fallback = Literal["device", "error", "host"]
+REFERENCE = "reference"
+HOST = "reference on host"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Who serves a call, and why no earlier kernel does: `(kernel, reason)` in the order in which they were asked."""
+
+    implementation: str
+    run: Callable[..., Any]
+    refusals: tuple[tuple[str, str], ...] = ()
+
+
+class Session:
+    """A policy in force, and what it records. `with Session(...) as session: ...`
+
+    Args:
+        fallback: what happens where no kernel takes a call.
+        host, host_budget: the operators that may go to the host, and in how many calls.
+        backend: serve every call by this backend's kernels, whatever the tensors' device: for a backend that simulates a
+            device on CPU tensors, and for planning on meta tensors. None: the tensors' device chooses.
+        record: counts calls, time and bytes; None records nothing.
+    """
+
+    def __init__(
+        self,
+        fallback: Fallback = "device",
+        *,
+        host: frozenset[str] = frozenset(),
+        host_budget: int = 0,
+        backend: str | None = None,
+        record: Record | None = None,
+    ) -> None:
+        self.fallback, self.host, self.host_budget = fallback, host, host_budget
+        self.record, self.host_calls = record, 0
+        self._named, self._tokens = backend, list[Token[Server]]()
+
+    def __enter__(self) -> Session:
+        self._tokens.append(current_server.set(self))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        current_server.reset(self._tokens.pop())
+
+    def serve(self, operator: Operator[..., Any], arguments: tuple[Any, ...]) -> Any:
+        started = self._backend(operator, arguments)
+        choice = self._choose(operator, arguments, started)
+        if self.record is None:
+            return choice.run(*arguments)
+        runtime = started.runtime if started else None
+        return self.record.timed(operator, choice.implementation, runtime, choice.run, arguments)
+
+    def trace(self, operator: Operator[..., Any], arguments: tuple[Any, ...]) -> None:
+        """Note who would serve a call whose tensors have no data."""
+        if self.record is not None and self._named is not None:
+            choice = self._choose(operator, arguments, self._backend(operator, arguments), planning=True)
+            self.record.planned(operator, choice.implementation, choice.refusals, arguments)
+
+    def _backend(self, operator: Operator[..., Any], arguments: tuple[Any, ...]) -> backend.Started | None:
+        if self._named is not None:
+            return backend.start(self._named)
+        return backend.serving(_device(operator, arguments).type)
+
+    def _choose(
+        self,
+        operator: Operator[..., Any],
+        arguments: tuple[Any, ...],
+        started: backend.Started | None,
+        planning: bool = False,
+    ) -> Choice:
+        refusals: list[tuple[str, str]] = []
+        kernels = started.kernels.get(operator.name, []) if started else []
+        signature = operator.signature(arguments) if kernels else None
+        for kernel in kernels:
+            assert started is not None and signature is not None
+            if support := kernel.supports(signature):
+                return Choice(f"{started.name}/{kernel.name}", kernel.run, tuple(refusals))
+            refusals.append((f"{started.name}/{kernel.name}", f"{support.code}: {support.reason}"))
+        if self.fallback == "host" and operator.name in self.host:
+            return Choice(HOST, lambda *a: self._on_host(operator, a), tuple(refusals))
+        if self.fallback == "error" and not planning:
+            asked = "; ".join(f"{k} refuses ({r})" for k, r in refusals) or "no kernel is declared"
+            raise Unsupported(f"{operator.name}: {started.name if started else 'no backend'}: {asked}")
+        return Choice(REFERENCE, operator.reference, tuple(refusals))
+
+    def _on_host(self, operator: Operator[..., Any], arguments: tuple[Any, ...]) -> Any:
+        """The reference on copies of the arguments; what it mutates is copied back."""
+        self.host_calls += 1
+        if self.host_calls > self.host_budget:
+            raise FallbackBudgetExceeded(
+                f"{operator.name}: more than {self.host_budget} calls fell back to the host; raise --fallback-budget or "
+                "remove the operator from --fallback host:..."
+            )
+        device = _device(operator, arguments)
+        moved = [a.cpu() if isinstance(a, Tensor) else a for a in arguments]
+        result = operator.reference(*moved)
+        for name, original, copy in zip(operator.parameters, arguments, moved, strict=False):
+            if name in operator.mutates:
+                original.copy_(copy)
+        return torch.utils._pytree.tree_map_only(Tensor, lambda t: t.to(device), result)
+
+
+def _device(operator: Operator[..., Any], arguments: tuple[Any, ...]) -> torch.device:
+    """The device that chooses the backend: of the operator's home argument, or of its first tensor."""
+    if operator.home is not None:
+        device: torch.device = arguments[operator.parameters.index(operator.home)].device
+        return device
+    return next((a.device for a in arguments if isinstance(a, Tensor)), torch.device("cpu"))
+
+
+set_default_server(Session())

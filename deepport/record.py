@@ -1,0 +1,133 @@
+"""The record of a run or a plan: who served which operator, how often, how long, and over how many bytes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from deepport.backend import Event, Runtime
+
+if TYPE_CHECKING:
+    from deepport.op import Operator
+
+_PENDING = 4096
+"""Calls whose device time may be outstanding before the record waits for them."""
+
+
+@dataclass
+class Row:
+    """One operator as one implementation served it. `seconds` excludes operators that were called from inside."""
+
+    operator: str
+    implementation: str
+    site: str = ""
+    calls: int = 0
+    seconds: float = 0.0
+    flops: float = 0.0
+    bytes: float = 0.0
+    refusals: tuple[tuple[str, str], ...] = ()
+
+
+class HostEvent:
+    """A point in time on the host."""
+
+    at = 0.0
+
+    def record(self) -> None:
+        self.at = time.perf_counter()
+
+    def wait(self) -> None:
+        """The host's work is already done where it is recorded."""
+
+    def seconds_since(self, earlier: HostEvent) -> float:
+        return self.at - earlier.at
+
+
+class Record:
+    """Rows by (operator, implementation), and by call site where one is known.
+
+    `site` is called at each call for the name of the place in the model, "" for none.
+    """
+
+    def __init__(self, site: Callable[[], str] = lambda: "") -> None:
+        self._rows: dict[tuple[str, str, str], Row] = {}
+        self._pending: list[tuple[Row, Row | None, Event, Event]] = []
+        self._caller: Row | None = None
+        self._site = site
+
+    @property
+    def rows(self) -> list[Row]:
+        self._resolve()
+        return list(self._rows.values())
+
+    @property
+    def references(self) -> list[str]:
+        """The operators that a reference served, in order of first call."""
+        return list(dict.fromkeys(r.operator for r in self._rows.values() if r.implementation.startswith("reference")))
+
+    def totals(self) -> list[Row]:
+        """Rows summed over call sites, the slowest first."""
+        found: dict[tuple[str, str], Row] = {}
+        for row in self.rows:
+            total = found.setdefault((row.operator, row.implementation), Row(row.operator, row.implementation))
+            total.calls += row.calls
+            total.seconds += row.seconds
+            total.flops += row.flops
+            total.bytes += row.bytes
+            total.refusals = row.refusals
+        return sorted(found.values(), key=lambda r: (-r.seconds, r.operator))
+
+    def as_json(self) -> list[dict[str, Any]]:
+        return [asdict(row) for row in self.totals()]
+
+    def timed(
+        self,
+        operator: Operator[..., Any],
+        implementation: str,
+        runtime: Runtime | None,
+        run: Callable[..., Any],
+        arguments: tuple[Any, ...],
+    ) -> Any:
+        """Run a call and count it."""
+        row = self._count(operator, implementation, arguments)
+        asynchronous = runtime is not None and runtime.asynchronous
+        begin, end = (runtime.event(), runtime.event()) if runtime and asynchronous else (HostEvent(), HostEvent())
+        caller, self._caller = self._caller, row
+        begin.record()
+        try:
+            return run(*arguments)
+        finally:
+            end.record()
+            self._caller = caller
+            self._pending.append((row, caller, begin, end))
+            if not asynchronous or len(self._pending) > _PENDING:
+                self._resolve()
+
+    def planned(
+        self,
+        operator: Operator[..., Any],
+        implementation: str,
+        refusals: tuple[tuple[str, str], ...],
+        arguments: tuple[Any, ...],
+    ) -> None:
+        """Count a call that was only traced."""
+        self._count(operator, implementation, arguments).refusals = refusals
+
+    def _count(self, operator: Operator[..., Any], implementation: str, arguments: tuple[Any, ...]) -> Row:
+        site = self._site()
+        row = self._rows.setdefault((operator.name, implementation, site), Row(operator.name, implementation, site))
+        cost = operator.cost(*operator.bind(arguments).values())
+        row.calls += 1
+        row.flops += cost.flops
+        row.bytes += cost.bytes
+        return row
+
+    def _resolve(self) -> None:
+        for row, caller, begin, end in self._pending:
+            seconds = end.seconds_since(begin)
+            row.seconds += seconds
+            if caller is not None:
+                caller.seconds -= seconds
+        self._pending.clear()

@@ -1,0 +1,97 @@
+"""Runtimes: the host's, and one for every torch device that has streams and events."""
+
+from __future__ import annotations
+
+import resource
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deepport.backend import Event, Memory
+from deepport.record import HostEvent
+
+
+class HostRuntime:
+    """The CPU: work is done when the call returns, and memory is the process's."""
+
+    asynchronous = False
+
+    def synchronize(self) -> None:
+        """Nothing is ever outstanding."""
+
+    def stream(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def event(self) -> Event:
+        return HostEvent()
+
+    def memory(self) -> Memory:
+        machine, process = _table("/proc/meminfo"), _table("/proc/self/status")
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        free = machine["MemAvailable"]
+        return Memory(process["VmRSS"], peak, min(free, _limit(free)), machine["MemTotal"])
+
+    def reset_peak(self) -> None:
+        """The kernel keeps one peak for the whole process; it is not reset."""
+
+
+def _table(path: str) -> dict[str, int]:
+    """The `name: N kB` lines of a file, in bytes."""
+    lines = (line.split() for line in Path(path).read_text().splitlines())
+    return {
+        name.rstrip(":"): int(size) * 1024 for name, size, *unit in (w for w in lines if len(w) > 1) if unit == ["kB"]
+    }
+
+
+def _limit(otherwise: int) -> int:
+    """What a container's memory limit (cgroup v2) leaves, where there is one."""
+    root = Path("/sys/fs/cgroup")
+    try:
+        limit, used = ((root / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        return otherwise if limit == "max" else int(limit) - int(used)
+    except (OSError, ValueError):
+        return otherwise
+
+
+class _TorchEvent:
+    def __init__(self, device_type: str) -> None:
+        self._event = torch.Event(device_type, enable_timing=True)
+
+    def record(self) -> None:
+        self._event.record()
+
+    def wait(self) -> None:
+        self._event.wait()
+
+    def seconds_since(self, earlier: _TorchEvent) -> float:
+        self._event.synchronize()
+        return float(earlier._event.elapsed_time(self._event)) / 1e3
+
+
+class TorchRuntime:
+    """A torch device type with streams and events: cuda (also under ROCm), npu."""
+
+    asynchronous = True
+
+    def __init__(self, device_type: str) -> None:
+        self._type = device_type
+        self._module: Any = torch.get_device_module(device_type)
+
+    def synchronize(self) -> None:
+        self._module.synchronize()
+
+    def stream(self) -> AbstractContextManager[Any]:
+        context: AbstractContextManager[Any] = self._module.stream(self._module.Stream())
+        return context
+
+    def event(self) -> Event:
+        return _TorchEvent(self._type)
+
+    def memory(self) -> Memory:
+        free, total = self._module.mem_get_info()
+        return Memory(self._module.memory_allocated(), self._module.max_memory_allocated(), free, total)
+
+    def reset_peak(self) -> None:
+        self._module.reset_peak_memory_stats()
