@@ -1,9 +1,35 @@
 """Backends: which devices there are, and who serves them.
 
-A backend is an object that a package publishes under the entry-point group `deepport.backends`:
+A backend is an object that a package publishes under the entry-point group `deepport.backends`; an installed package is
+listed and used without a change here:
 
     [project.entry-points."deepport.backends"]
     acme = "deepport_acme:backend"
+
+and in `deepport_acme/__init__.py`, where nothing may import torch or the vendor's package:
+
+    class AcmeBackend:
+        name = "acme"          # the entry point's name, and what `--device` takes
+        device_type = "acme"   # the torch device type of its tensors
+        simulates = ""
+
+        def probe(self) -> Probe:
+            if not Path("/dev/acme0").exists():
+                return Probe(reason="no Acme card: /dev/acme0 does not exist; install its driver")
+            return Probe((Device("Acme One", memory=32 << 30, formats=("float32", "bfloat16")),))
+
+        def start(self) -> Runtime:
+            import torch_acme   # registers the device type
+            from deepport.runtime import TorchRuntime
+            return TorchRuntime("acme")
+
+        def kernels(self) -> Sequence[Kernel]:
+            return ()          # references serve every operator, on the device; add kernels one by one
+
+    backend = AcmeBackend()
+
+A kernel is `Kernel("rms_norm", "acme", rms_norm, supports)`, where `rms_norm` has the reference's signature, with its
+annotations, and `supports` answers YES or no(code, reason) from dtypes, shapes and attributes alone (`deepport.op`).
 
 Nothing here imports torch or a vendor package: listing and probing backends is fast and works on any machine.
 """
@@ -17,7 +43,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Protocol
 
-from deepport.errors import BackendUnavailable
+from deepport.errors import BackendBroken, BackendUnavailable, DeepportError
 
 if TYPE_CHECKING:
     from deepport.op import Kernel
@@ -27,7 +53,10 @@ GROUP = "deepport.backends"
 
 @dataclass(frozen=True)
 class Device:
-    """One device as its probe found it; `memory` in bytes, 0 where only the started driver could tell."""
+    """One device as its probe found it.
+
+    `memory` in bytes, 0 where only the started driver could tell; `formats` are the number formats it computes in.
+    """
 
     name: str
     architecture: str = ""
@@ -116,18 +145,18 @@ class Started:
 
 
 def accepted(backend: str, kernels: Sequence[Kernel]) -> dict[str, list[Kernel]]:
-    """The kernels by operator; refuses unknown operators, duplicates, wrong schemas and undeclared mutations."""
+    """The kernels by operator; BackendBroken for unknown operators, duplicates, wrong schemas, undeclared mutations."""
     import deepport.ops  # noqa: F401  (declares the operators)
     from deepport.op import operators
 
     found: dict[str, list[Kernel]] = {}
     for kernel in kernels:
         if kernel.operator not in operators:
-            raise TypeError(
+            raise BackendBroken(
                 f"no operator is called {kernel.operator!r}, for which {backend} has the kernel {kernel.name!r}"
             )
         if any(k.name == kernel.name for k in found.get(kernel.operator, [])):
-            raise ValueError(f"{kernel.operator}: the {backend} backend already has a kernel called {kernel.name!r}")
+            raise BackendBroken(f"{kernel.operator}: the {backend} backend already has a kernel called {kernel.name!r}")
         operators[kernel.operator].check(kernel, backend)
         found.setdefault(kernel.operator, []).append(kernel)
     return found
@@ -145,23 +174,34 @@ class Listing:
 
 
 @cache
-def _entries() -> dict[str, EntryPoint]:
-    return {e.name: e for e in sorted(entry_points(group=GROUP), key=lambda e: e.name)}
+def _entries() -> dict[str, list[EntryPoint]]:
+    found: dict[str, list[EntryPoint]] = {}
+    for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
+        found.setdefault(entry.name, []).append(entry)
+    return found
 
 
 @cache
 def get(name: str) -> Backend:
-    """The installed backend called `name`, not started."""
+    """The installed backend called `name`, not started; BackendUnavailable or BackendBroken where it cannot be had."""
     if name not in _entries():
         raise BackendUnavailable(f"no backend is called {name!r}; installed: {', '.join(_entries()) or 'none'}")
+    entry, *more = _entries()[name]
+    if more:
+        packages = ", ".join(_package(e) for e in (entry, *more))
+        raise BackendBroken(f"several packages publish a backend called {name!r}: {packages}; uninstall all but one")
     try:
-        found: Backend = _entries()[name].load()
+        found: Backend = entry.load()
     except ImportError as error:
         raise BackendUnavailable(f"the {name} backend is installed but cannot be imported: {error}") from error
+    except Exception as error:  # a plugin's module may raise anything
+        raise BackendBroken(f"the {name} backend cannot be loaded: {type(error).__name__}: {error}") from error
+    if missing := [
+        a for a in ("name", "device_type", "simulates", "probe", "start", "kernels") if not hasattr(found, a)
+    ]:
+        raise BackendBroken(f"what the entry point {name!r} of {GROUP} publishes has no {', '.join(missing)}")
     if found.name != name:
-        raise TypeError(
-            f"the entry point {name!r} of the group {GROUP} publishes a backend that calls itself {found.name!r}"
-        )
+        raise BackendBroken(f"the entry point {name!r} of {GROUP} publishes a backend that calls itself {found.name!r}")
     return found
 
 
@@ -176,16 +216,22 @@ def start(name: str) -> Started:
 
 def backends() -> list[Listing]:
     """Every installed backend with what its probe found, or why it found nothing."""
-    return [_listing(name, entry) for name, entry in _entries().items()]
+    return [_listing(name, ", ".join(map(_package, entries))) for name, entries in _entries().items()]
 
 
-def _listing(name: str, entry: EntryPoint) -> Listing:
-    package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else ""
+def _listing(name: str, package: str) -> Listing:
     try:
         backend = get(name)
         return Listing(name, package, backend.device_type, backend.simulates, backend.probe())
+    except DeepportError as error:
+        return Listing(name, package, "", "", Probe(reason=str(error)))
     except Exception as error:  # a broken plugin must not hide the others
-        return Listing(name, package, "", "", Probe(reason=f"{type(error).__name__}: {error}"))
+        reason = f"the {name} backend's probe failed: {type(error).__name__}: {error}"
+        return Listing(name, package, "", "", Probe(reason=reason))
+
+
+def _package(entry: EntryPoint) -> str:
+    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "unknown package"
 
 
 def choose(device: str) -> str:
@@ -198,8 +244,13 @@ def choose(device: str) -> str:
 
 @cache
 def serving(device_type: str) -> Started | None:
-    """The backend that serves tensors of a torch device type, or None: then references do."""
-    for listing in backends():
-        if listing.device_type == device_type and not listing.simulates and listing.probe.devices:
-            return start(listing.name)
-    return None
+    """The backend that serves tensors of a torch device type, or None: then references do.
+
+    BackendUnavailable where several do: which of them is not for us to guess.
+    """
+    there = [b.name for b in backends() if b.device_type == device_type and not b.simulates and b.probe.devices]
+    if len(there) > 1:
+        raise BackendUnavailable(
+            f"the backends {', '.join(there)} all serve {device_type} tensors; name one: Session(backend={there[0]!r})"
+        )
+    return start(there[0]) if there else None

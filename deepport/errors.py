@@ -19,6 +19,10 @@ class BackendUnavailable(DeepportError):
     exit_code = 3
 
 
+class BackendBroken(DeepportError):
+    """An installed backend breaks the protocol of `deepport.backend`: for its author to repair."""
+
+
 class Unsupported(DeepportError):
     """No kernel takes this call, and the policy forbids the reference."""
 

@@ -7,8 +7,9 @@ traces on fake tensors; calling it asks the current session (`deepport.policy`) 
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.library import Library, infer_schema, register_autograd, register_fake
 
+from deepport.errors import BackendBroken
 from deepport.spec import Case, Cases, Cost, Tolerance
 
 P = ParamSpec("P")
@@ -142,7 +144,6 @@ class Operator(Generic[P, R]):
         declared = self.overload._schema.arguments
         self.parameters: tuple[str, ...] = tuple(a.name for a in declared)
         self.defaults: dict[str, Any] = {a.name: a.default_value for a in declared if a.has_default_value()}
-        self._check_names(mutates + differentiable + ((home,) if home else ()))
         _library.impl(name, self._serve, "CompositeExplicitAutograd")
         register_fake(f"deepport::{name}", self._trace, lib=_library)
         self._register_gradient()
@@ -171,15 +172,18 @@ class Operator(Generic[P, R]):
         return Signature(self.name, {n: _spec(a) for n, a in self.bind(arguments).items()})
 
     def check(self, kernel: Kernel, backend: str) -> None:
-        """Refuse a kernel whose schema or declared mutations are not the operator's."""
+        """Refuse (BackendBroken) a kernel whose schema or declared mutations are not the operator's."""
         if set(kernel.mutates) != set(self.mutates):
-            raise TypeError(
+            raise BackendBroken(
                 f"{self.name}: the {backend} kernel {kernel.name!r} declares that it writes to "
                 f"{_listed(kernel.mutates)} but the operator writes to {_listed(self.mutates)}"
             )
-        found = infer_schema(kernel.run, mutates_args=kernel.mutates)
+        try:
+            found = infer_schema(kernel.run, mutates_args=kernel.mutates)
+        except ValueError as error:
+            raise BackendBroken(f"{self.name}: the {backend} kernel {kernel.name!r} has no schema: {error}") from error
         if found != self.schema:
-            raise TypeError(
+            raise BackendBroken(
                 f"{self.name}: the {backend} kernel {kernel.name!r} is {found} but the operator is {self.schema}"
             )
 
@@ -188,11 +192,7 @@ class Operator(Generic[P, R]):
 
     def _trace(self, *args: Any) -> Any:
         current_server.get(default_server()).trace(self, args)
-        return self.fake(*args)  # type: ignore[call-arg]
-
-    def _check_names(self, names: tuple[str, ...]) -> None:
-        if unknown := [n for n in names if n not in self.parameters]:
-            raise TypeError(f"{self.name}: no argument is called {unknown[0]!r}; it takes {', '.join(self.parameters)}")
+        return self.fake(*args)
 
     def _register_gradient(self) -> None:
         if self.differentiable:
@@ -236,26 +236,31 @@ def operator(
     cases: Cases,
     tolerance: Tolerance,
     fake: Callable[..., Any] | None = None,
-    mutates: Iterable[str] = (),
-    differentiable: Iterable[str] = (),
+    mutates: tuple[str, ...] = (),
+    differentiable: tuple[str, ...] = (),
     home: str | None = None,
 ) -> Callable[[Callable[P, R]], Operator[P, R]]:
     """Declare the decorated reference as an operator of the same name.
 
     `fake` computes output shapes on fake tensors; leave it out where the reference itself can (no data-dependent code).
+    Raises TypeError for a name that is not an argument, ValueError for an operator that is already declared or a reference
+    that has no schema.
     """
 
     def declare(reference: Callable[P, R]) -> Operator[P, R]:
+        takes = list(inspect.signature(reference).parameters)
+        if unknown := [n for n in (*mutates, *differentiable, *([home] if home else [])) if n not in takes]:
+            raise TypeError(f"{reference.__name__}: no argument is called {unknown[0]!r}; it takes {', '.join(takes)}")
         return Operator(
             reference,
             name=reference.__name__,
-            schema=infer_schema(reference, mutates_args=tuple(mutates)),
+            schema=infer_schema(reference, mutates_args=mutates),
             fake=fake or reference,
             cost=cost,
             cases=cases,
             tolerance=tolerance,
-            mutates=tuple(mutates),
-            differentiable=tuple(differentiable),
+            mutates=mutates,
+            differentiable=differentiable,
             home=home,
         )
 

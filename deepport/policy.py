@@ -12,17 +12,18 @@ A `Session` is entered around a run. Calls made outside any session are served u
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextvars import Token
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from deepport import backend
-from deepport.errors import FallbackBudgetExceeded, Unsupported
-from deepport.op import Operator, Server, current_server, set_default_server
+from deepport.errors import BackendBroken, FallbackBudgetExceeded, Unsupported
+from deepport.op import Kernel, Operator, Server, Support, current_server, set_default_server
 from deepport.record import Record
 
 Fallback = Literal["device", "error", "host"]
@@ -41,6 +42,8 @@ class Choice:
 
 class Session:
     """A policy in force, and what it records. `with Session(...) as session: ...`
+
+    In force in the thread (or asyncio task) that enters it, and in the backward pass of what is computed there.
 
     Args:
         fallback: what happens where no kernel takes a call.
@@ -61,14 +64,16 @@ class Session:
     ) -> None:
         self.fallback, self.host, self.host_budget = fallback, host, host_budget
         self.record, self.host_calls = record, 0
-        self._named, self._tokens = backend, list[Token[Server]]()
+        self._named = backend
 
     def __enter__(self) -> Session:
-        self._tokens.append(current_server.set(self))
+        _entered.set((*_entered.get(), current_server.set(self)))
         return self
 
     def __exit__(self, *_: object) -> None:
-        current_server.reset(self._tokens.pop())
+        *outer, token = _entered.get()
+        current_server.reset(token)
+        _entered.set(tuple(outer))
 
     def serve(self, operator: Operator[..., Any], arguments: tuple[Any, ...]) -> Any:
         started = self._backend(operator, arguments)
@@ -76,7 +81,7 @@ class Session:
         if self.record is None:
             return choice.run(*arguments)
         runtime = started.runtime if started else None
-        return self.record.timed(operator, choice.implementation, runtime, choice.run, arguments)
+        return self.record.timed(operator, choice.implementation, choice.refusals, runtime, choice.run, arguments)
 
     def trace(self, operator: Operator[..., Any], arguments: tuple[Any, ...]) -> None:
         """Note who would serve a call whose tensors have no data."""
@@ -97,13 +102,10 @@ class Session:
         planning: bool = False,
     ) -> Choice:
         refusals: list[tuple[str, str]] = []
-        kernels = started.kernels.get(operator.name, []) if started else []
-        signature = operator.signature(arguments) if kernels else None
-        for kernel in kernels:
-            assert started is not None and signature is not None
-            if support := kernel.supports(signature):
-                return Choice(f"{started.name}/{kernel.name}", kernel.run, tuple(refusals))
-            refusals.append((f"{started.name}/{kernel.name}", f"{support.code}: {support.reason}"))
+        for implementation, kernel, support in _answers(operator, arguments, started):
+            if support:
+                return Choice(implementation, kernel.run, tuple(refusals))
+            refusals.append((implementation, f"{support.code}: {support.reason}"))
         if self.fallback == "host" and operator.name in self.host:
             return Choice(HOST, lambda *a: self._on_host(operator, a), tuple(refusals))
         if self.fallback == "error" and not planning:
@@ -120,12 +122,30 @@ class Session:
                 "remove the operator from --fallback host:..."
             )
         device = _device(operator, arguments)
-        moved = [a.cpu() if isinstance(a, Tensor) else a for a in arguments]
+        moved = tree_map_only(Tensor, lambda t: t.cpu(), list(arguments))
         result = operator.reference(*moved)
         for name, original, copy in zip(operator.parameters, arguments, moved, strict=False):
             if name in operator.mutates:
                 original.copy_(copy)
-        return torch.utils._pytree.tree_map_only(Tensor, lambda t: t.to(device), result)
+        return tree_map_only(Tensor, lambda t: t.to(device), result)
+
+
+def _answers(
+    operator: Operator[..., Any], arguments: tuple[Any, ...], started: backend.Started | None
+) -> Iterator[tuple[str, Kernel, Support]]:
+    """What each of the backend's kernels says to a call, in the backend's order."""
+    kernels = started.kernels.get(operator.name) if started else None
+    if started is None or kernels is None:
+        return
+    signature = operator.signature(arguments)
+    for kernel in kernels:
+        implementation = f"{started.name}/{kernel.name}"
+        try:
+            support = kernel.supports(signature)
+        except Exception as error:  # a bug of the kernel's, and no refusal: nobody else is asked
+            what = f"supports() raised {type(error).__name__}: {error}"
+            raise BackendBroken(f"{operator.name}: {implementation}: {what}") from error
+        yield implementation, kernel, support
 
 
 def _device(operator: Operator[..., Any], arguments: tuple[Any, ...]) -> torch.device:
@@ -135,5 +155,8 @@ def _device(operator: Operator[..., Any], arguments: tuple[Any, ...]) -> torch.d
         return device
     return next((a.device for a in arguments if isinstance(a, Tensor)), torch.device("cpu"))
 
+
+_entered: ContextVar[tuple[Token[Server], ...]] = ContextVar("deepport_entered", default=())
+"""What leaving this context's sessions restores, the innermost last; per context, so that threads may share a session."""
 
 set_default_server(Session())

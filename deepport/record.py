@@ -86,12 +86,13 @@ class Record:
         self,
         operator: Operator[..., Any],
         implementation: str,
+        refusals: tuple[tuple[str, str], ...],
         runtime: Runtime | None,
         run: Callable[..., Any],
         arguments: tuple[Any, ...],
     ) -> Any:
         """Run a call and count it."""
-        row = self._count(operator, implementation, arguments)
+        row = self._count(operator, implementation, refusals, arguments)
         asynchronous = runtime is not None and runtime.asynchronous
         begin, end = (runtime.event(), runtime.event()) if runtime and asynchronous else (HostEvent(), HostEvent())
         caller, self._caller = self._caller, row
@@ -113,11 +114,18 @@ class Record:
         arguments: tuple[Any, ...],
     ) -> None:
         """Count a call that was only traced."""
-        self._count(operator, implementation, arguments).refusals = refusals
+        self._count(operator, implementation, refusals, arguments)
 
-    def _count(self, operator: Operator[..., Any], implementation: str, arguments: tuple[Any, ...]) -> Row:
+    def _count(
+        self,
+        operator: Operator[..., Any],
+        implementation: str,
+        refusals: tuple[tuple[str, str], ...],
+        arguments: tuple[Any, ...],
+    ) -> Row:
         site = self._site()
         row = self._rows.setdefault((operator.name, implementation, site), Row(operator.name, implementation, site))
+        row.refusals = refusals
         cost = operator.cost(*operator.bind(arguments).values())
         row.calls += 1
         row.flops += cost.flops

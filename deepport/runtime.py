@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from deepport.backend import Event, Memory
+from deepport.errors import BackendUnavailable
+from deepport.probing import printable
 from deepport.record import HostEvent
 
 
@@ -56,8 +58,8 @@ def _limit(otherwise: int) -> int:
 
 
 class _TorchEvent:
-    def __init__(self, device_type: str) -> None:
-        self._event = torch.Event(device_type, enable_timing=True)
+    def __init__(self, module: Any) -> None:
+        self._event = module.Event(enable_timing=True)
 
     def record(self) -> None:
         self._event.record()
@@ -71,13 +73,16 @@ class _TorchEvent:
 
 
 class TorchRuntime:
-    """A torch device type with streams and events: cuda (also under ROCm), npu."""
+    """A torch device type with streams and events: cuda (also under ROCm), npu; BackendUnavailable where none opens."""
 
     asynchronous = True
 
     def __init__(self, device_type: str) -> None:
-        self._type = device_type
         self._module: Any = torch.get_device_module(device_type)
+        try:
+            self._module.init()
+        except (AssertionError, RuntimeError) as error:  # torch asserts that it was built for the device
+            raise BackendUnavailable(f"torch cannot open a {device_type} device: {printable(str(error))}") from error
 
     def synchronize(self) -> None:
         self._module.synchronize()
@@ -87,7 +92,7 @@ class TorchRuntime:
         return context
 
     def event(self) -> Event:
-        return _TorchEvent(self._type)
+        return _TorchEvent(self._module)
 
     def memory(self) -> Memory:
         free, total = self._module.mem_get_info()

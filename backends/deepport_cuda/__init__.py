@@ -1,1 +1,85 @@
+"""The CUDA backend: NVIDIA GPUs, through a CUDA build of torch. No kernels yet: references serve, on the GPU."""
 
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from deepport.backend import Probe, Runtime
+from deepport.probing import Cause, TorchBuild, reason, torch_build
+from deepport_cuda import driver
+
+if TYPE_CHECKING:
+    from deepport.op import Kernel
+
+
+@dataclass(frozen=True)
+class CudaBackend:
+    """`build` and `load` are what the probe looks at: the installed torch, and the driver's library."""
+
+    build: Callable[[], TorchBuild | None] = torch_build
+    load: Callable[[str], Any] = ctypes.CDLL
+
+    name = "cuda"
+    device_type = "cuda"
+    simulates = ""
+
+    def probe(self) -> Probe:
+        build = self.build()
+        versions = {"torch": build.version} if build else {}
+        causes = _wrong_build(build)
+        try:
+            found = driver.query(self.load)
+        except OSError:
+            causes.append(
+                Cause("no NVIDIA driver: libcuda.so.1 cannot be loaded", "install the driver of your NVIDIA GPU")
+            )
+            return Probe(versions=versions, reason=reason(causes))
+        except driver.DriverError as error:
+            causes.append(Cause(f"the NVIDIA driver finds no usable GPU: {error}", _CHECK))
+            return Probe(versions=versions, reason=reason(causes))
+        versions["driver"] = "CUDA {}.{}".format(*found.cuda)
+        causes += _unusable(build, found)
+        return Probe(versions=versions, reason=reason(causes)) if causes else Probe(found.devices, versions)
+
+    def start(self) -> Runtime:
+        from deepport.runtime import TorchRuntime
+
+        return TorchRuntime("cuda")
+
+    def kernels(self) -> Sequence[Kernel]:
+        return ()
+
+
+_CHECK = "check CUDA_VISIBLE_DEVICES and `nvidia-smi`"
+
+
+def _wrong_build(build: TorchBuild | None) -> list[Cause]:
+    if build is None:
+        return [Cause("torch is not installed", "install a CUDA build of torch")]
+    remedy = f"install a CUDA build of torch {build.release}"
+    if build.hip:
+        return [Cause(f"this torch ({build.version}) is built for ROCm, which the rocm backend serves", remedy)]
+    return [] if build.cuda else [Cause(f"this torch ({build.version}) is built without CUDA", remedy)]
+
+
+def _unusable(build: TorchBuild | None, found: driver.Driver) -> list[Cause]:
+    """A driver that is there, but without devices, or too old for this torch."""
+    if not found.devices:
+        return [Cause("the NVIDIA driver finds no GPU", _CHECK)]
+    needs = int(build.cuda.partition(".")[0]) if build and build.cuda[:1].isdigit() else 0
+    # Within a major version of CUDA an older driver runs a newer build ("minor version compatibility").
+    if build and needs > found.cuda[0]:
+        supports = "{}.{}".format(*found.cuda)
+        return [
+            Cause(
+                f"the NVIDIA driver supports CUDA {supports} and this torch ({build.version}) is built for {build.cuda}",
+                f"update the driver, or install a torch built for CUDA {found.cuda[0]}",
+            )
+        ]
+    return []
+
+
+backend = CudaBackend()

@@ -1,1 +1,103 @@
+"""The Ascend NPU backend, through torch_npu and CANN. No kernels yet: references serve, on the NPU."""
 
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deepport.backend import Probe, Runtime
+from deepport.errors import BackendUnavailable
+from deepport.probing import Cause, TorchBuild, package_version, printable, reason, torch_build
+from deepport_npu import cann
+
+if TYPE_CHECKING:
+    from deepport.op import Kernel
+
+
+def torch_npu_version() -> str:
+    """The version of the torch_npu that can be imported, or ""."""
+    return package_version("torch-npu") if find_spec("torch_npu") else ""
+
+
+@dataclass(frozen=True)
+class NpuBackend:
+    """What the probe looks at: torch and torch_npu, CANN's folders and library, the driver's folder, device files."""
+
+    build: Callable[[], TorchBuild | None] = torch_build
+    torch_npu: Callable[[], str] = torch_npu_version
+    load: Callable[[str], Any] = ctypes.CDLL
+    roots: Sequence[Path] = field(default_factory=cann.roots)
+    ascend: Path = cann.ASCEND
+    dev: Path = Path("/dev")
+
+    name = "npu"
+    device_type = "npu"
+    simulates = ""
+
+    def probe(self) -> Probe:
+        versions = self._versions()
+        library, causes = self._toolkit()
+        causes = [*_adapter(versions.get("torch_npu", ""), versions.get("torch", "")), *causes]
+        count = cann.device_count(self.dev)
+        if not count:
+            causes.append(
+                Cause(
+                    f"no Ascend device: {self.dev}/davinci0 does not exist",
+                    "install the NPU driver, or pass the device into the container",
+                )
+            )
+        if causes:
+            return Probe(versions=versions, reason=reason(causes))
+        return Probe((cann.device(cann.soc(library)),) * count, versions)
+
+    def _versions(self) -> dict[str, str]:
+        build = self.build()
+        found = {
+            "torch": build.version if build else "",
+            "torch_npu": self.torch_npu(),
+            "cann": cann.version(self.roots),
+            "driver": cann.driver_version(self.ascend),
+        }
+        return {name: version for name, version in found.items() if version}
+
+    def _toolkit(self) -> tuple[Any, list[Cause]]:
+        """CANN's library, or why it cannot be loaded."""
+        try:
+            return cann.runtime(self.load), []
+        except OSError as error:
+            if folder := cann.installed(self.roots):
+                what = f"CANN in {folder} cannot be loaded: {printable(str(error))}"
+                return None, [Cause(what, f"run `source {folder}/set_env.sh` first")]
+            what = "CANN is not installed: libascendcl.so cannot be loaded"
+            return None, [Cause(what, "install the CANN toolkit from hiascend.com and run `source set_env.sh`")]
+
+    def start(self) -> Runtime:
+        # torch_npu registers the device type when it is imported; entry points switch off torch's own autoload of it,
+        # which would fail `import torch` itself where CANN is absent.
+        try:
+            import torch_npu  # noqa: F401
+        except Exception as error:  # a missing library, an ABI mismatch, an import hook: all are reasons, none is ours
+            raise BackendUnavailable(f"npu: torch_npu cannot be imported: {printable(str(error))}") from error
+        from deepport.runtime import TorchRuntime
+
+        return TorchRuntime("npu")
+
+    def kernels(self) -> Sequence[Kernel]:
+        return ()
+
+
+def _adapter(torch_npu: str, torch: str) -> list[Cause]:
+    """torch_npu is there, and of torch's own release: it is built against torch's C++ interface."""
+    if not torch_npu:
+        return [Cause("torch_npu is not installed", "pip install 'deepport[npu]'")]
+    release = ".".join(torch.split(".")[:2])
+    if ".".join(torch_npu.split(".")[:2]) != release:
+        return [Cause(f"torch_npu {torch_npu} does not fit torch {torch}", f"pip install 'torch-npu=={release}.*'")]
+    return []
+
+
+backend = NpuBackend()
