@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ class Tokenizer:
         except UnicodeDecodeError as e:
             raise BadInput(f"{path}: not a tokenizer.json: not UTF-8 at byte {e.start}") from None
         try:
+            _check_merges(json.loads(text))
             backend = tokenizers.Tokenizer.from_str(text)
         except Exception as e:  # the library raises nothing more specific
             raise BadInput(f"{path}: not a tokenizer.json: {_one_line(e)}") from None
@@ -73,6 +75,21 @@ class Tokenizer:
         if found is None:
             raise BadInput(f"the tokenizer has no token {token!r}")
         return int(found)
+
+
+def _check_merges(file: Any) -> None:
+    """Raise ValueError where a merge of a BPE makes no token, at which tokenizers 0.23 panics and may end the process.
+
+    Upstream: github.com/huggingface/tokenizers/issues/2198. What is wrong in any other way is left to the library.
+    """
+    model = file.get("model") if isinstance(file, dict) else None
+    if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict):
+        return
+    vocabulary, prefix = model["vocab"], model.get("continuing_subword_prefix") or ""
+    for merge in model.get("merges") or ():
+        left, right = merge.split(" ") if isinstance(merge, str) else merge
+        if not right.startswith(prefix) or left + right[len(prefix) :] not in vocabulary:
+            raise ValueError(f"the merge of {left!r} and {right!r} makes no token of the vocabulary")
 
 
 def _one_line(error: Exception, limit: int = 200) -> str:

@@ -126,9 +126,13 @@ def test_file(tmp_path: Path) -> None:
 
 
 WRONG = {
-    "": "EOF while parsing",
+    "": "line 1 column 1",
+    "[" * 100_000: "recursion",
     "[]": "invalid type: sequence",
     "{}": "missing",
+    '{"model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": [["a", "b"]]}}': "the merge of 'a' and 'b' makes no token",
+    '{"model": {"continuing_subword_prefix": "xy", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]}}': "makes no token",
+    '{"model": {"vocab": {"a": 0}, "merges": ["a"]}}': "",
     '{"version": "9.9"}': "Unknown tokenizer version",
     '{"model": {"type": "BPE", "vocab": {"a": "x"}, "merges": []}}': "",
     '{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a zz"]}}': "zz",
@@ -138,7 +142,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("text", WRONG)
+@pytest.mark.parametrize("text", WRONG, ids=range(len(WRONG)))
 def test_a_wrong_file_is_one_clear_line(tmp_path: Path, text: str) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text(text)
