@@ -33,6 +33,11 @@ _ELEMENTS = {
 }
 
 
+def accumulation(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that references and states of a model in `dtype` compute in: float32, or float64 for float64."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 @dataclass(frozen=True)
 class Format:
     """A parsed format. A block of 0 rows or columns spans the whole dimension."""
@@ -99,7 +104,7 @@ def decode(data: Tensor, scale: Tensor | None, format: str, dtype: torch.dtype) 
         return data.to(dtype)
     check(data, scale, format)
     assert scale is not None  # check() has refused None
-    wide = torch.promote_types(dtype, torch.float32)
+    wide = accumulation(dtype)
     values = _unpack_e2m1(data, wide) if format == "mxfp4" else data.to(wide)
     return (values * _spread(scale.to(wide), parse(format), values.shape)).to(dtype)
 
@@ -111,7 +116,7 @@ def encode(x: Tensor, format: str, power_of_two: bool = True) -> tuple[Tensor, T
     to nearest, ties to even.
     """
     found = parse(format)
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    wide = x.to(accumulation(x.dtype))
     scale = _scale(_block_amax(wide, found), found.largest, power_of_two and found.element != "int8")
     scaled = (wide / _spread(scale.to(wide.dtype), found, wide.shape)).clamp(-found.largest, found.largest)
     if found.element == "mxfp4":

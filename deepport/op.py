@@ -209,7 +209,8 @@ class Operator(Generic[P, R]):
             raise RuntimeError(
                 f"{self.name}: no gradient is defined, because it writes to {_listed(self.mutates)}{hint}"
             )
-        with torch._C._AutoDispatchBelowAutograd():
+        # no_grad rather than excluding the autograd keys: a backward operator replays its reference under enable_grad.
+        with torch.no_grad():
             result = self.overload.redispatch(keyset & torch._C._after_autograd_keyset, *args)
         if wanted and any(t.is_floating_point() for t in _tensors(_flat(result))):
             raise RuntimeError(f"{self.name}: no gradient is defined, but an argument requires one")
@@ -275,6 +276,8 @@ def _declare_backward(forward: Operator[..., Any]) -> Operator[..., list[Tensor]
     indices = [forward.parameters.index(n) for n in forward.differentiable]
 
     def replay(grads: list[Tensor | None], output_mask: list[bool], *args: Any) -> list[Tensor]:
+        if torch._C._dispatch_tls_is_dispatch_key_excluded(torch._C.DispatchKey.AutogradFunctionality):
+            raise RuntimeError(f"{forward.name}: its gradient was asked for where autograd cannot record")
         complete = list(forward.bind(args).values())
         wanted = [i for i, m in zip(indices, output_mask, strict=True) if m]
         with torch.enable_grad():

@@ -157,6 +157,6 @@ def _device(operator: Operator[..., Any], arguments: tuple[Any, ...]) -> torch.d
 
 
 _entered: ContextVar[tuple[Token[Server], ...]] = ContextVar("deepport_entered", default=())
-"""What leaving this context's sessions restores, the innermost last; per context, so that threads may share a session."""
+"""What leaving this context's sessions restores, the innermost last. A token is valid only in the context that made it."""
 
 set_default_server(Session())

@@ -51,3 +51,27 @@ def test_arguments_are_unchanged(operator: Operator[..., Any], case: Case) -> No
         if isinstance(tensor := arguments[name], Tensor) and name not in operator.mutates:
             assert same_bytes(tensor, untouched[name]), f"{operator.name} writes to {name}"
             assert tensor.untyped_storage().data_ptr() not in results, f"{operator.name} returns a view of {name}"
+
+
+def directly(operator: Operator[..., Any], arguments: list[Any]) -> list[Tensor]:
+    result = operator.reference(*arguments)
+    return list(result) if isinstance(result, tuple) else [result]
+
+
+@pytest.mark.parametrize(("operator", "case"), [p for p in CASES if p.values[0].differentiable])
+def test_gradient_is_autograd_through_the_reference(operator: Operator[..., Any], case: Case) -> None:
+    """Compared bit for bit, so that a gradient of zeros, or none, cannot pass for one."""
+    found = []
+    for run in (lambda a: _listed(operator(*a)), lambda a: directly(operator, a)):
+        arguments = gradient_arguments(operator, case)
+        outputs = [o for o in run(arguments) if o.requires_grad and o.is_floating_point()]
+        g = torch.Generator().manual_seed(1)
+        loss = sum(((o * torch.randn(o.shape, generator=g)).sum() for o in outputs), torch.zeros(()))
+        leaves = [a for a in arguments if isinstance(a, Tensor) and a.requires_grad]
+        grads = torch.autograd.grad(loss, leaves, allow_unused=True) if loss.requires_grad else [None] * len(leaves)
+        found.append([torch.zeros_like(a) if g is None else g for a, g in zip(leaves, grads, strict=True)])
+    assert all(torch.equal(ours, oracle) for ours, oracle in zip(*found, strict=True))
+
+
+def _listed(result: Any) -> list[Tensor]:
+    return list(result) if isinstance(result, (tuple, list)) else [result]

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from deepport.formats import accumulation
 from deepport.op import operator
 from deepport.ops.cache import ragged, shuffled_table
-from deepport.ops.dense import accumulation
 from deepport.ragged import read_pages, segments
 from deepport.spec import FLOATS, Case, Cost, Tolerance, case, nbytes, normal
 

@@ -7,14 +7,9 @@ import torch
 from torch import Generator, Tensor
 
 from deepport import formats
+from deepport.formats import accumulation
 from deepport.op import operator
 from deepport.spec import FLOATS, Case, Cost, Tolerance, case, nbytes, normal
-
-
-def accumulation(dtype: torch.dtype) -> torch.dtype:
-    """The dtype a reference computes in: float32, or float64 for float64 inputs."""
-    return torch.promote_types(dtype, torch.float32)
-
 
 _GEMM = Tolerance(
     "one rounding after a float32 sum; the order of the sum is free, which costs at most a few ulp of the sum"

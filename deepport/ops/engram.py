@@ -8,8 +8,8 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from deepport import formats
+from deepport.formats import accumulation
 from deepport.op import operator
-from deepport.ops.dense import accumulation
 from deepport.ragged import segments, sequence_of_row
 from deepport.spec import EXACT, FLOATS, Case, Cost, Tolerance, case, nbytes, normal
 
@@ -140,7 +140,8 @@ def engram_gather(
         if scale.element_size() == 1
         else scale[at]
     )
-    return formats.decode(picked, factor, format, dtype).to(ids.device).unflatten(0, ids.shape)
+    found = formats.decode(picked, factor, format, dtype).to(ids.device)
+    return found.view(*ids.shape, rows.shape[1])
 
 
 def _gate_arguments(g: Generator, tokens: int, n: int, width: int, zero: str, dtype: torch.dtype) -> dict[str, Any]:

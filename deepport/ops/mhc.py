@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from deepport.formats import accumulation
 from deepport.op import operator
-from deepport.ops.dense import accumulation
 from deepport.spec import FLOATS, Case, Cost, Tolerance, case, nbytes, normal
 
 

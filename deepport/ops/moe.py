@@ -9,8 +9,9 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from deepport import formats
+from deepport.formats import accumulation
 from deepport.op import operator
-from deepport.ops.dense import accumulation, quantized
+from deepport.ops.dense import quantized
 from deepport.spec import EXACT, FLOATS, Case, Cost, Tolerance, case, nbytes, normal
 
 _SCORING: dict[str, Callable[[Tensor], Tensor]] = {
