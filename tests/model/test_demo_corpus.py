@@ -224,6 +224,7 @@ def test_kneser_ney_is_its_formula(seed: int, order: int, vocab_size: int, count
     assert model.probabilities([document]).tolist() == pytest.approx(slow, rel=1e-12)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 5), st.lists(st.integers(0, 19), max_size=6))
 def test_probabilities_sum_to_one(seed: int, order: int, context: list[int]) -> None:
     model = baseline.KneserNey(random_documents(seed, 100, 15), 20, order)

@@ -75,6 +75,7 @@ def key(text: str) -> str:
     return " " if lower == " " else lower.strip() or text
 
 
+@settings(deadline=None)
 @given(st.lists(LETTERS, min_size=1, max_size=40, unique=True))
 def test_any_texts_have_one_id_per_key_counting_up(tokens: list[str]) -> None:
     keys = [key(t) for t in tokens]
@@ -187,6 +188,7 @@ def test_any_tables_are_distinct_consecutive_primes_end_to_end(sizes: list[int],
         assert offset == [sum(row[:i]) for i in range(len(row))] and rows == sum(row)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 2**31 - 1), st.integers(0, 2**31), st.integers(0, 100))
 def test_products_do_not_overflow(vocabulary: int, seed: int, layer: int) -> None:
     m = hash_parameters(
@@ -201,6 +203,7 @@ def test_sizes_are_real_while_a_model_is_built_on_meta() -> None:
         assert {t.device.type for t in hash_parameters(engram())} == {"cpu"}
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**64 - 1) | st.integers(0, 3000))
 def test_is_prime(n: int) -> None:
     assert is_prime(n) == sympy.isprime(n)

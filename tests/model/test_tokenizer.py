@@ -58,11 +58,13 @@ def test_text_comes_back_and_the_first_token_is_special() -> None:
     assert t.decode([*ids, 1], keep_special=True) == "<|begin|>the words, 中文 🙂<|end|>"
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_streamed_text_is_the_text(text: str) -> None:
     assert "".join(streamed(byte_level(), byte_level().encode(text))) == text
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(codec="utf-8", exclude_characters=REPLACEMENT)))
 def test_no_piece_has_half_a_character(text: str) -> None:
     for tokenizer in (byte_level(), byte_fallback()):
@@ -71,12 +73,13 @@ def test_no_piece_has_half_a_character(text: str) -> None:
         assert "".join(pieces) == tokenizer.decode(ids) and REPLACEMENT not in "".join(pieces)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 270), max_size=200), st.booleans())
 def test_any_ids_stream_as_they_decode(ids: list[int], keep_special: bool) -> None:
     assert "".join(streamed(byte_level(), ids, keep_special)) == byte_level().decode(ids, keep_special)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.sampled_from([0x80, 0xBF, 0xC3, 0xE4, 0xB8, 0xF0, 0x9F, 0x99]), min_size=100, max_size=400))
 def test_long_runs_of_broken_bytes_stream_as_they_decode(data: list[int]) -> None:
     """Longer than the window, so that it is cut within characters."""
@@ -175,7 +178,7 @@ def test_a_truncated_file_is_refused_wherever_it_ends(tmp_path: Path) -> None:
             Tokenizer.from_file(path)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_a_file_with_other_values_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
