@@ -255,12 +255,21 @@ def test_tables_of_ids(tmp_path: Path, standins: Any) -> None:
 def test_memory_is_checked_first(tmp_path: Path, standins: Any) -> None:
     standins.write(standins.filled(), tmp_path)
     need = sum(t.numel() * t.element_size() for t in standins.filled().state_dict().values())
-    assert refused(tmp_path, standins.standin(), free=lambda device: need - 1) == (
+    assert refused(tmp_path, standins.standin(), free=need - 1) == (
         f"needs {need / 1e9:.1f} GB on cpu, {(need - 1) / 1e9:.1f} GB free"
     )
     asked = []
     load_weights(standins.standin(), tmp_path, free=lambda device: asked.append(device) or need)  # type: ignore[func-returns-value]
     assert asked == [torch.device("cpu")]
+
+
+def test_memory_is_checked_on_each_device(tmp_path: Path, standins: Any) -> None:
+    """What goes to another device is not counted on the host."""
+    standins.write(standins.filled(), tmp_path)
+    found = standins.standin()
+    free = {torch.device("meta"): 9, torch.device("cpu"): 10**12}
+    line = refused(tmp_path, found, device=lambda name: "meta" if name == "head.weight" else "cpu", free=free.get)
+    assert line == "needs 0.0 GB on meta, 0.0 GB free"
 
 
 def test_a_device_for_each_tensor(tmp_path: Path, standins: Any) -> None:

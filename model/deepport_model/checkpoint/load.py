@@ -18,6 +18,7 @@ from deepport_model.checkpoint.files import CHUNK, Stored
 from deepport_model.checkpoint.plan import Item, Plan, make_plan
 
 Device = str | torch.device
+Free = int | Callable[[torch.device], int | None]
 Progress = Callable[[int, int], None]
 _NAN_CODES = {
     torch.float8_e4m3fn: (0x7F, 0xFF),
@@ -47,7 +48,7 @@ def load_weights(
     *,
     dtype: torch.dtype | None = None,
     device: Device | Callable[[str], Device] = "cpu",
-    free: Callable[[torch.device], int | None] = host_free,
+    free: Free = host_free,
     progress: Progress | None = None,
 ) -> Loaded:
     """Replace every parameter and persistent buffer of `model`, which may be on the meta device, by a checkpoint's.
@@ -58,7 +59,7 @@ def load_weights(
     Args:
         dtype: of plain tensors, but for those that are always float32; None keeps what the files have.
         device: where the tensors go, or a function from a tensor's name to that.
-        free: bytes free on a device; None where that is unknown, and then nothing is checked.
+        free: bytes free on the device, or a function from each device to that; None where it is unknown and goes unchecked.
         progress: is called with the bytes read so far and in all.
 
     Raises:
@@ -78,12 +79,12 @@ def load_weights(
     return Loaded(len(tensors), sum(item.nbytes for item in plan.items), plan.skipped)
 
 
-def _check_memory(plan: Plan, devices: dict[str, torch.device], free: Callable[[torch.device], int | None]) -> None:
+def _check_memory(plan: Plan, devices: dict[str, torch.device], free: Free) -> None:
     needs: Counter[torch.device] = Counter()
     for item in plan.items:
         needs[devices[item.name]] += item.nbytes
     for device, need in needs.items():
-        available = free(device)
+        available = free(device) if callable(free) else free
         if available is not None and need > available:
             raise BadInput(f"needs {need / 1e9:.1f} GB on {device}, {available / 1e9:.1f} GB free")
 
