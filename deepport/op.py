@@ -143,7 +143,9 @@ class Operator(Generic[P, R]):
         self.overload = getattr(torch.ops.deepport, name).default
         declared = self.overload._schema.arguments
         self.parameters: tuple[str, ...] = tuple(a.name for a in declared)
-        self.defaults: dict[str, Any] = {a.name: a.default_value for a in declared if a.has_default_value()}
+        # From the reference, not from the schema, which holds a default dtype as a number.
+        signature = inspect.signature(reference).parameters.values()
+        self.defaults: dict[str, Any] = {p.name: p.default for p in signature if p.default is not p.empty}
         _library.impl(name, self._serve, "CompositeExplicitAutograd")
         register_fake(f"deepport::{name}", self._trace, lib=_library)
         self._register_gradient()

@@ -8,6 +8,8 @@ from torch import Tensor
 
 import deepport.ops  # noqa: F401
 from deepport.op import Operator, operators
+from deepport.policy import Session
+from deepport.record import Record
 from deepport.spec import Case
 
 FLOAT8 = {torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e8m0fnu}
@@ -51,6 +53,17 @@ def test_arguments_are_unchanged(operator: Operator[..., Any], case: Case) -> No
         if isinstance(tensor := arguments[name], Tensor) and name not in operator.mutates:
             assert same_bytes(tensor, untouched[name]), f"{operator.name} writes to {name}"
             assert tensor.untyped_storage().data_ptr() not in results, f"{operator.name} returns a view of {name}"
+
+
+@pytest.mark.parametrize(("operator", "case"), CASES)
+def test_cost_of_a_call_as_the_dispatcher_passes_it(operator: Operator[..., Any], case: Case) -> None:
+    """Trailing arguments that equal their default do not arrive."""
+    record = Record()
+    with Session(record=record):
+        operator(**case.arguments())
+    (row,) = [r for r in record.rows if r.operator == operator.name]
+    assert row.flops >= 0
+    assert row.bytes >= 0
 
 
 def directly(operator: Operator[..., Any], arguments: list[Any]) -> list[Tensor]:

@@ -42,34 +42,31 @@ class EngramTable(nn.Module):
 class EngramHash(nn.Module):
     """Token ids to table rows, for all layers at once: token-id compression, then hashed n-grams."""
 
-    def __init__(self, config: Config, engram: EngramConfig) -> None:
+    def __init__(self, engram: EngramConfig) -> None:
         super().__init__()
         self.pad, self.boundary = engram.pad_id, engram.boundary_id
         multipliers, moduli, offsets = hash_parameters(engram)
-        self.register_buffer("token_map", torch.arange(config.vocab_size) % engram.compressed_vocab_size)
         self.register_buffer("multipliers", multipliers, persistent=False)
         self.register_buffer("moduli", moduli, persistent=False)
         self.register_buffer("offsets", offsets, persistent=False)
 
-    token_map: Tensor
     multipliers: Tensor
     moduli: Tensor
     offsets: Tensor
 
-    def forward(self, input_ids: Tensor, history: Tensor, cu_seqlens: Tensor) -> Tensor:
-        """input_ids [T], history [B, N-1] (-1 for none) -> rows [layers, T, heads] int64."""
-        earlier = torch.where(history < 0, -1, self.token_map[history.clamp(min=0)])
-        pad, boundary = self._compressed
+    def forward(self, token_map: Tensor, input_ids: Tensor, history: Tensor, cu_seqlens: Tensor) -> Tensor:
+        """token_map [V], input_ids [T], history [B, N-1] (-1 for none) -> rows [layers, T, heads] int64."""
+        earlier = torch.where(history < 0, -1, token_map[history.clamp(min=0)])
+        pad, boundary = self._compressed(token_map)
         return ops.engram_hash(
-            self.token_map[input_ids], earlier, cu_seqlens, self.multipliers, self.moduli, self.offsets, pad, boundary
+            token_map[input_ids], earlier, cu_seqlens, self.multipliers, self.moduli, self.offsets, pad, boundary
         )
 
-    @property
-    def _compressed(self) -> tuple[int, int | None]:
+    def _compressed(self, token_map: Tensor) -> tuple[int, int | None]:
         """The pad and boundary tokens' compressed ids."""
-        if self.token_map.is_meta:
+        if token_map.is_meta:  # while planning: the cost of a hash does not depend on them
             return 0, None
-        return int(self.token_map[self.pad]), None if self.boundary is None else int(self.token_map[self.boundary])
+        return int(token_map[self.pad]), None if self.boundary is None else int(token_map[self.boundary])
 
 
 class Engram(nn.Module):

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from deepport import backend
 from deepport.errors import BadInput
 from deepport.policy import Session
-from deepport.table import PLACEMENTS, Placement
-from deepport_model.checkpoint import load_weights, read_config
 from deepport_model.config import Config
-from deepport_model.engram import EngramTable
-from deepport_model.engram_tokens import check_compression, compressed_ids
 from deepport_model.generate import Progress, generate
-from deepport_model.presets import DEMO, PRESETS
 from deepport_model.sampling import Sampler
 from deepport_model.tokenizer import Stream, Tokenizer
-from deepport_model.transformer import CHUNK, Logits, Transformer, initialize
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+from deepport_model.transformer import CHUNK, Logits, Transformer
 
 
 class Model:
@@ -89,71 +80,3 @@ class Model:
         """A session (`deepport.policy`) in which this model's backend serves, also where it only simulates a device."""
         simulates = backend.get(self.backend.name).simulates
         return Session(backend=self.backend.name if simulates else None, **policy)
-
-
-def load(
-    path_or_preset: str | Path,
-    device: str = "auto",
-    dtype: str | torch.dtype | None = None,
-    *,
-    engram: Placement = "device",
-    progress: Callable[[int, int], None] | None = None,
-) -> Model:
-    """A model from a checkpoint directory, or by the name of a preset: `demo`, `mini`, `mini-engram`, `v4-flash`, `v4-pro`.
-
-    Presets other than `demo` have random weights. `dtype` is None for what the checkpoint holds (float32 for random weights),
-    quantised weights stay quantised; `engram` says where memory tables lie (`deepport.table`); `progress(done, total)` counts
-    bytes. Raises BackendUnavailable, or BadInput for whatever is wrong with the checkpoint.
-    """
-    if engram not in PLACEMENTS:
-        raise BadInput(f"engram={engram!r}: a table is placed on one of: {', '.join(PLACEMENTS)}")
-    name, _, index = device.partition(":")
-    started = backend.start(backend.choose(name))
-    on = torch.device(started.device_type, int(index)) if index else torch.device(started.device_type)
-    directory = DEMO if str(path_or_preset) == "demo" else Path(path_or_preset)
-    config = PRESETS.get(str(path_or_preset)) or read_config(directory)
-    with torch.device("meta"):
-        transformer = Transformer(config)
-    for module in transformer.modules():
-        if isinstance(module, EngramTable):
-            module.placement = engram
-    wanted = _dtype(dtype)
-    if str(path_or_preset) in PRESETS:
-        _randomize(transformer, on, wanted or torch.float32, started)
-        return Model(transformer, None, started)
-    load_weights(transformer, directory, dtype=wanted, device=on, free=started.runtime.memory().free, progress=progress)
-    return Model(transformer, _tokenizer(directory, config), started)
-
-
-def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    if dtype is None or isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype not in DTYPES:
-        raise BadInput(f"dtype {dtype!r} is unknown; there are: {', '.join(DTYPES)}")
-    return DTYPES[dtype]
-
-
-def _tokenizer(directory: Path, config: Config) -> Tokenizer | None:
-    path = directory / "tokenizer.json"
-    if not path.exists():
-        return None
-    tokenizer = Tokenizer.from_file(path)
-    if tokenizer.vocab_size > config.vocab_size:
-        raise BadInput(
-            f"{path}: {tokenizer.vocab_size} tokens, but the model has {config.vocab_size}; it belongs to another model"
-        )
-    if config.engram is not None:
-        check_compression(compressed_ids(tokenizer), config.engram)
-    return tokenizer
-
-
-def _randomize(transformer: Transformer, device: torch.device, dtype: torch.dtype, started: backend.Started) -> None:
-    """Random weights in place of meta tensors; parameters that are always float32 stay so."""
-    for parameter in transformer.parameters():
-        if parameter.dim() > 1:
-            parameter.data = parameter.data.to(dtype)
-    needed = sum(t.numel() * t.element_size() for t in (*transformer.parameters(), *transformer.buffers()))
-    if needed > (free := started.runtime.memory().free):
-        raise BadInput(f"the model needs {needed / 1e9:.1f} GB on {device}, {free / 1e9:.1f} GB are free")
-    transformer.to_empty(device=device)
-    initialize(transformer)

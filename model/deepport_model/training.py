@@ -27,6 +27,8 @@ def loss(model: Transformer, input_ids: Tensor) -> Tensor:
 def optimizer(model: Transformer, lr: float, weight_decay: float = 0.1, memory_lr: float = 5.0) -> torch.optim.AdamW:
     """AdamW; matrices decay, vectors do not, and memory tables learn `memory_lr` times faster without decay.
 
+    A group's `lr_scale` is what a schedule multiplies its rate by.
+
     Source of the tables' treatment: Engram, arXiv 2601.07372, section 4.1. Parameters that the loss gives no gradient (the
     indexer's) are left as they are.
     """
@@ -35,9 +37,9 @@ def optimizer(model: Transformer, lr: float, weight_decay: float = 0.1, memory_l
     others = [p for p in model.parameters() if id(p) not in tables and p.requires_grad]
     return torch.optim.AdamW(
         [
-            {"params": [p for p in others if p.dim() > 1], "weight_decay": weight_decay},
-            {"params": [p for p in others if p.dim() <= 1], "weight_decay": 0.0},
-            {"params": memory, "weight_decay": 0.0, "lr": lr * memory_lr},
+            {"params": [p for p in others if p.dim() > 1], "weight_decay": weight_decay, "lr_scale": 1.0},
+            {"params": [p for p in others if p.dim() <= 1], "weight_decay": 0.0, "lr_scale": 1.0},
+            {"params": memory, "weight_decay": 0.0, "lr_scale": memory_lr, "lr": lr * memory_lr},
         ],
         lr=lr,
         betas=(0.9, 0.95),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
@@ -15,6 +16,7 @@ from deepport.formats import accumulation
 from deepport.table import Ticket
 from deepport_model.attention import Attention, Step
 from deepport_model.cache import Batch, Cache, LayerCache
+from deepport_model.checkpoint.names import is_float32
 from deepport_model.config import Config
 from deepport_model.engram import Engram, EngramHash, EngramTable
 from deepport_model.engram_tokens import table_rows
@@ -71,7 +73,9 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.engram_hash = EngramHash(config, config.engram) if config.engram else None
+        self.engram_hash = EngramHash(config.engram) if config.engram else None
+        token_map = torch.zeros(config.vocab_size, dtype=torch.int64) if config.engram else None
+        self.register_buffer("engram_token_map", token_map)
         self.layers = nn.ModuleList(Layer(config, i, self._memory_rows(i)) for i in range(config.num_hidden_layers))
         n, width = config.hc_mult, config.hidden_size
         self.hc_head_fn = nn.Parameter(torch.empty(n, n * width))
@@ -82,6 +86,7 @@ class Transformer(nn.Module):
         self.register_buffer("frequencies", inverse_frequencies(config, compressed=False), persistent=False)
         self.register_buffer("compressed_frequencies", inverse_frequencies(config, compressed=True), persistent=False)
 
+    engram_token_map: Tensor | None
     frequencies: Tensor
     compressed_frequencies: Tensor
 
@@ -153,9 +158,9 @@ class Transformer(nn.Module):
 
     def _prefetch(self, batch: Batch) -> dict[int, Ticket]:
         """Ask for every memory row of this step: ids depend on tokens only, so all layers' are known now."""
-        if self.engram_hash is None or self.config.engram is None:
+        if self.engram_hash is None or self.config.engram is None or self.engram_token_map is None:
             return {}
-        rows = self.engram_hash(batch.input_ids, batch.history, batch.cu_seqlens)
+        rows = self.engram_hash(self.engram_token_map, batch.input_ids, batch.history, batch.cu_seqlens)
         tickets = {}
         for index, ids in zip(self.config.engram.layer_ids, rows, strict=True):
             table: EngramTable = self.get_submodule(f"layers.{index}.engram.table")  # type: ignore[assignment]
@@ -165,7 +170,7 @@ class Transformer(nn.Module):
     def _memory_rows(self, layer: int) -> int | None:
         """Rows of the memory before this layer, None where there is none."""
         engram = self.config.engram
-        if engram is None or self.engram_hash is None or layer not in engram.layer_ids:
+        if engram is None or layer not in engram.layer_ids:
             return None
         return table_rows(engram)[engram.layer_ids.index(layer)]
 
@@ -176,18 +181,37 @@ def chunks(tokens: Mapping[int, Sequence[int]], size: int) -> Iterator[dict[int,
         yield {slot: part for slot, new in tokens.items() if len(part := new[start : start + size])}
 
 
+def cast(model: Transformer, dtype: torch.dtype) -> Transformer:
+    """Convert the weights, in place, but for those that are always float32 and those that are quantised."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and parameter.element_size() > 1 and not is_float32(name):
+            parameter.data = parameter.data.to(dtype)
+    return model
+
+
+_ONES = re.compile(r"(.*norm\.weight|.*\.norm_(h|k|conv)|(.*\.)?hc_\w+_scale)")
+_ZEROS = re.compile(r".*\.(ape|attn_sink|bias)|(.*\.)?hc_\w+_base")
+
+
 @torch.no_grad()
 def initialize(model: Transformer, seed: int = 0) -> Transformer:
-    """Random weights as for training: normal with the configuration's range; norms 1; biases, sinks and bases 0.
+    """Fresh weights as for training: matrices normal with the configuration's range, norms and scales 1, the rest 0.
 
-    Hash-routing tables get distinct random experts in every row.
+    Hash-routing tables get distinct random experts in every row; token ids are compressed by their remainder, for want of a
+    tokenizer.
     """
-    g = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        if parameter.dim() > 1 and not name.endswith((".ape", ".norm_h", ".norm_k", ".norm_conv")):
-            parameter.normal_(0.0, model.config.initializer_range, generator=g)
-    experts, k = model.config.n_routed_experts, model.config.num_experts_per_tok
-    for buffer_name, buffer in model.named_buffers():
-        if buffer_name.endswith(".tid2eid"):
-            buffer.copy_(torch.rand(buffer.shape[0], experts, generator=g).argsort(-1)[:, :k])
+    g = torch.Generator(model.device).manual_seed(seed)
+    for name, tensor in model.state_dict().items():
+        if name.endswith(".tid2eid"):
+            chances = torch.rand(tensor.shape[0], model.config.n_routed_experts, generator=g, device=tensor.device)
+            tensor.copy_(chances.argsort(-1)[:, : tensor.shape[1]])
+        elif _ONES.fullmatch(name):
+            tensor.fill_(1.0)
+        elif _ZEROS.fullmatch(name):
+            tensor.zero_()
+        elif name == "engram_token_map" and model.config.engram is not None:
+            ids = torch.arange(len(tensor), device=tensor.device)
+            tensor.copy_(ids % model.config.engram.compressed_vocab_size)
+        else:
+            tensor.normal_(0.0, model.config.initializer_range, generator=g)
     return model
