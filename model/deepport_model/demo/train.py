@@ -163,7 +163,7 @@ def main(
     steps: Annotated[int, typer.Option(min=1, help=f"Steps of {SEQUENCES * CONTEXT} tokens.")] = 900,
     peak: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-3,
     seed: Annotated[int, typer.Option(help="Of the weights and of the order of the texts.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, rocm, npu or a plugin's.")] = "auto",
+    device: Annotated[str, typer.Option(help="As --device of deepport run.")] = "auto",
 ) -> None:
     """Train the demo model on the documentation strings of the running Python."""
     started, began = backend.start(backend.choose(device)), time.monotonic()

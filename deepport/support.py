@@ -1,0 +1,36 @@
+"""Which backend has a kernel of its own for which operator: the table in README, printed by `python -m deepport.support`.
+
+Everywhere else the operator is served by its reference, plain torch on the backend's own device.
+"""
+
+from __future__ import annotations
+
+from deepport import backend, ops
+from deepport.op import Operator
+
+BEGIN, END = "<!-- support: python -m deepport.support -->", "<!-- /support -->"
+IN_TREE = ("cpu", "cuda", "rocm", "npu")
+
+
+def table(backends: tuple[str, ...] = IN_TREE) -> str:
+    """A Markdown table: operators by backends, kernels by name in the order in which they are asked."""
+    kernels = {name: backend.accepted(name, backend.get(name).kernels()) for name in backends}
+    rows = [["operator", *backends], ["---"] * (1 + len(backends))]
+    for name in ops.__all__:
+        if isinstance(getattr(ops, name), Operator):
+            cells = (", ".join(k.name for k in kernels[b].get(name, [])) or "reference" for b in backends)
+            rows.append([f"`{name}`", *cells])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def replace(text: str, table: str) -> str:
+    """The text with the table between its marks; ValueError where it has none."""
+    before, mark, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (mark and end):
+        raise ValueError(f"there is no {BEGIN} ... {END}")
+    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+
+
+if __name__ == "__main__":
+    print(table())
