@@ -46,7 +46,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from deepport.errors import BackendBroken, BackendUnavailable, DeepportError
 
 if TYPE_CHECKING:
-    from deepport.op import Kernel
+    from deepport.kernel import Kernel
 
 GROUP = "deepport.backends"
 

@@ -23,8 +23,10 @@ from torch.utils._pytree import tree_map_only
 
 from deepport import backend
 from deepport.errors import BackendBroken, FallbackBudgetExceeded, Unsupported
-from deepport.op import Kernel, Operator, Server, Support, current_server, set_default_server
+from deepport.kernel import Kernel, Support
+from deepport.op import Operator
 from deepport.record import Record
+from deepport.server import Server, current_server, set_default_server
 
 Fallback = Literal["device", "error", "host"]
 REFERENCE = "reference"

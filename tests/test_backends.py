@@ -37,7 +37,7 @@ class Acme:
     def kernels(self):
         from torch import Tensor
         from deepport import ops
-        from deepport.op import YES, Kernel, no
+        from deepport.kernel import YES, Kernel, no
 
         def swiglu(gate: Tensor, up: Tensor, limit: float | None = None) -> Tensor:
             calls.append(tuple(gate.shape))

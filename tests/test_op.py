@@ -11,7 +11,8 @@ from torch import Tensor
 
 from deepport import ops
 from deepport.errors import BackendBroken
-from deepport.op import YES, Kernel, Operator, TensorSpec, no, operator, operators
+from deepport.kernel import YES, Kernel, TensorSpec, no
+from deepport.op import Operator, operator, operators
 from deepport.spec import EXACT, Case, Cost
 
 FORWARD = [o for o in operators.values() if not o.name.endswith("_backward")]

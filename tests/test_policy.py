@@ -14,7 +14,8 @@ from torch import Tensor
 from deepport import backend, ops
 from deepport.backend import Event, Memory
 from deepport.errors import FallbackBudgetExceeded, Unsupported
-from deepport.op import Operator, current_server, operators
+from deepport.op import Operator, operators
+from deepport.server import current_server
 from deepport.policy import Session
 from deepport.record import Record, Row
 from deepport.runtime import HostRuntime

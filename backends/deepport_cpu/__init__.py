@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from deepport.backend import Device, Probe, Runtime
 
 if TYPE_CHECKING:
-    from deepport.op import Kernel
+    from deepport.kernel import Kernel
 
 
 class CpuBackend:

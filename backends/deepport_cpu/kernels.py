@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from deepport import formats, ops
-from deepport.op import YES, Kernel, Signature, Support, no
+from deepport.kernel import YES, Kernel, Signature, Support, no
 
 
 def _bfloat16(signature: Signature) -> Support:

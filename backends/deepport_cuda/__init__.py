@@ -12,7 +12,7 @@ from deepport.probing import Cause, TorchBuild, reason, torch_build
 from deepport_cuda import driver
 
 if TYPE_CHECKING:
-    from deepport.op import Kernel
+    from deepport.kernel import Kernel
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from deepport.probing import Cause, TorchBuild, package_version, printable, reas
 from deepport_npu import cann
 
 if TYPE_CHECKING:
-    from deepport.op import Kernel
+    from deepport.kernel import Kernel
 
 
 def torch_npu_version() -> str:

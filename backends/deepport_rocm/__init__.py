@@ -16,7 +16,7 @@ from deepport.probing import Cause, TorchBuild, reason, torch_build
 from deepport_rocm import topology
 
 if TYPE_CHECKING:
-    from deepport.op import Kernel
+    from deepport.kernel import Kernel
 
 
 @dataclass(frozen=True)
