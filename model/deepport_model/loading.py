@@ -12,7 +12,7 @@ from deepport import backend
 from deepport.errors import BadInput
 from deepport.runtime import HostRuntime
 from deepport.table import PLACEMENTS, Placement
-from deepport_model.checkpoint import load_weights, read_config
+from deepport_model.checkpoint import load_weights, read_config, shape_weights
 from deepport_model.config import Config
 from deepport_model.engram import EngramTable
 from deepport_model.engram_tokens import check_compression, compressed_ids
@@ -59,12 +59,24 @@ def load(
     wanted, target = _dtype(dtype), _target(device, engram)
     if preset := PRESETS.get(str(path_or_preset)):
         return Model(_random(preset, target, wanted or torch.float32), None, target.started)
-    directory = DEMO if str(path_or_preset) == "demo" else Path(path_or_preset)
+    directory = _directory(path_or_preset)
     config = read_config(directory)
     transformer = on_meta(config, engram)
     load_weights(transformer, directory, dtype=wanted, device=target.place, free=target.free, progress=progress)
     # What no checkpoint holds, such as rotary frequencies, was made on the CPU; memories placed on the host stay there.
     return Model(transformer.to(target.device), _tokenizer(directory, config), target.started)
+
+
+def shaped(path_or_preset: str | Path, dtype: str | torch.dtype | None = None) -> Transformer:
+    """What `load` would give, wholly on meta: for planning. Of a checkpoint, only the headers are read."""
+    wanted = _dtype(dtype)
+    if preset := PRESETS.get(str(path_or_preset)):
+        transformer = cast(on_meta(preset), wanted or torch.float32)
+    else:
+        directory = _directory(path_or_preset)
+        transformer = on_meta(read_config(directory))
+        shape_weights(transformer, directory, dtype=wanted)
+    return transformer.to("meta").eval()
 
 
 def on_meta(config: Config, engram: Placement = "device") -> Transformer:
@@ -75,6 +87,15 @@ def on_meta(config: Config, engram: Placement = "device") -> Transformer:
         if isinstance(module, EngramTable):
             module.placement = engram
     return transformer
+
+
+def _directory(path_or_preset: str | Path) -> Path:
+    if str(path_or_preset) == "demo":
+        return DEMO
+    if not Path(path_or_preset).is_dir():
+        known = ", ".join(("demo", *PRESETS))
+        raise BadInput(f"{path_or_preset}: is neither a checkpoint's directory nor a preset; presets: {known}")
+    return Path(path_or_preset)
 
 
 def _target(device: str, engram: Placement) -> Target:

@@ -72,11 +72,14 @@ def load_weights(
     _read_all(plan, tensors, progress or (lambda done, total: None))
     for item in plan.items:
         _check_ids(item, model, tensors[item.name])
-    for name, tensor in tensors.items():
-        _assign(model, name, tensor)
-    for owner, format in plan.formats.items():
-        setattr(model.get_submodule(owner), "format", format)  # noqa: B010  # a module's attributes have no types
+    _assign_all(model, plan, tensors)
     return Loaded(len(tensors), sum(item.nbytes for item in plan.items), plan.skipped)
+
+
+def shape_weights(model: nn.Module, directory: str | Path, *, dtype: torch.dtype | None = None) -> None:
+    """Give `model`, on meta, the dtypes and number formats that `load_weights` would, from the files' headers alone."""
+    plan = make_plan(model, open_files(directory), dtype, read_block_hint(directory))
+    _assign_all(model, plan, {i.name: torch.empty(i.shape, dtype=i.dtype, device="meta") for i in plan.items})
 
 
 def _check_memory(plan: Plan, devices: dict[str, torch.device], free: Free) -> None:
@@ -131,6 +134,13 @@ def _check_ids(item: Item, model: nn.Module, ids: Tensor) -> None:
         raise BadInput(f"{item.name}: has ids outside 0 ... {limit - 1}")
     if routed and bool((ids.sort(-1).values.diff(dim=-1) == 0).any()):
         raise BadInput(f"{item.name}: sends a token to the same expert twice")
+
+
+def _assign_all(model: nn.Module, plan: Plan, tensors: dict[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        _assign(model, name, tensor)
+    for owner, format in plan.formats.items():
+        setattr(model.get_submodule(owner), "format", format)  # noqa: B010  # a module's attributes have no types
 
 
 def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:
