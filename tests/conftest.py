@@ -1,12 +1,14 @@
 """What all tests share: one thread per process, and a real distribution with a backend in a temporary folder."""
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from commands import Deepport, Ended
 
 from deepport import backend
 
@@ -15,6 +17,43 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 
 Distribution = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with random weights and every kind of layer, and a tokenizer of bytes and some words."""
+    from deepport_model.checkpoint import save_weights
+    from deepport_model.config import Config
+    from deepport_model.demo.vocabulary import train_tokenizer
+    from deepport_model.transformer import Transformer, initialize
+
+    config = Config(
+        vocab_size=320, hidden_size=64, num_hidden_layers=4, num_attention_heads=4, head_dim=32, qk_rope_head_dim=8,
+        q_lora_rank=32, o_groups=2, o_lora_rank=32, compress_ratios=(0, 4, 128, 4), hash_layers=(True, False, False, False),
+        n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, index_n_heads=4, index_head_dim=16, index_topk=8,
+        hc_mult=2, bos_token_id=0,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("tiny")
+    train_tokenizer(["the words of the text, naïve naïve 中文"] * 4, 280, folder / "tokenizer.json")
+    save_weights(initialize(Transformer(config)), config, folder / "model", tokenizer=folder / "tokenizer.json")
+    return folder / "model"
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Deepport:
+    """`deepport ...` in this process, with `stdin` piped in."""
+    from deepport import cli
+
+    def call(*arguments: object, stdin: str = "") -> Ended:
+        monkeypatch.setattr(sys, "argv", ["deepport", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        return Ended(int(ended.value.code or 0), captured.out, captured.err)
+
+    return call
 
 
 @pytest.fixture

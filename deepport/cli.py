@@ -1,0 +1,92 @@
+"""`deepport run | plan | backends`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from typing import NoReturn
+
+import typer
+
+from deepport import backend, options, terminal
+from deepport.explain import BASIS
+from deepport.render import fields, scaled, show
+from deepport.request import Policy, find_device
+from deepport.run import EXAMPLES, run
+from deepport.terminal import EXIT_CODES, failures
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="Run a DeepSeek-V4-class model on any device that a backend serves.",
+    epilog=EXIT_CODES,
+)
+app.command(epilog=EXAMPLES)(run)
+
+_PLAN_EXAMPLES = f"""
+Examples:
+
+  deepport plan --device cpu --model v4-flash --dtype bfloat16
+
+  deepport plan --device cuda --model ./checkpoint --explain
+
+{EXIT_CODES}
+"""
+
+
+@app.command(epilog=_PLAN_EXAMPLES)
+def plan(
+    device: options.Device = "auto",
+    model: options.Model = "demo",
+    dtype: options.Dtype = None,
+    chunk: options.Chunk = 512,
+    fallback: options.Fallback = "device",
+    explain: options.Explain = False,
+    as_json: options.Json = False,
+    traceback: options.Traceback = False,
+) -> None:
+    """Show who would serve every operator of a model on a device.
+
+    Nothing is computed and no weights are read: the model is traced on tensors without data, for one prefill step of --chunk
+    tokens and one step of decoding. With --explain, by call site.
+    """
+    with failures(traceback):
+        place, policy = find_device(device), Policy.parse(fallback, 0)
+        from deepport.plan import make_plan
+
+        found = make_plan(model, dtype, place.backend, policy, chunk)
+        if as_json:
+            head = {"model": model, "device": place.backend, "basis": BASIS}
+            sys.stdout.write(json.dumps({**head, **found.as_json(explain)}) + "\n")
+            return
+        sys.stdout.write(f"{model} on {place.device}: weights {scaled(found.weights, 'B')}; {BASIS}\n\n")
+        found.show(explain, sys.stdout)
+
+
+@app.command(epilog=EXIT_CODES)
+def backends(as_json: options.Json = False, traceback: options.Traceback = False) -> None:
+    """List the installed backends: their devices, or why there is none and what to install."""
+    with failures(traceback):
+        found = backend.backends()
+        if as_json:
+            sys.stdout.write(json.dumps({"backends": [asdict(b) for b in found]}) + "\n")
+            return
+        rows = [
+            (
+                b.name,
+                f"{len(b.probe.devices)} x {d.name}" if len(b.probe.devices) > 1 else d.name,
+                scaled(d.memory, "B"),
+                " ".join(d.formats),
+                ", ".join(f"{name} {version}" for name, version in b.probe.versions.items()),
+            )
+            for b in found
+            for d in b.probe.devices[:1]
+        ]
+        show(("backend", "device", ">memory", "formats", "versions"), rows, sys.stdout)
+        sys.stdout.write("\n")
+        fields(((b.name, f"absent: {b.probe.reason}") for b in found if not b.probe.devices), sys.stdout)
+
+
+def main() -> NoReturn:
+    terminal.main(app)

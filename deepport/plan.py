@@ -1,0 +1,88 @@
+"""Plans: who would serve every call of a model on a device, found without weights and without computing anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, TextIO
+
+import torch
+from torch import nn
+
+from deepport.explain import planned, planned_sites
+from deepport.policy import Session
+from deepport.record import Record
+from deepport.request import Policy
+from deepport_model.loading import shaped
+from deepport_model.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Who would serve a prefill of `tokens` tokens and then one step of decoding; `weights` in bytes."""
+
+    tokens: int
+    weights: int
+    prefill: Record
+    decode: Record
+
+    def as_json(self, sites: bool) -> dict[str, Any]:
+        """By operator, or by call site, too."""
+        steps = {"prefill": self.prefill, "decode": self.decode}
+        rows = {
+            name: [asdict(r) for r in (record.rows if sites else record.totals())] for name, record in steps.items()
+        }
+        return {"tokens": self.tokens, "weight_bytes": self.weights, **rows}
+
+    def show(self, sites: bool, file: TextIO) -> None:
+        """By operator, or by call site."""
+        steps = ((self.prefill, f"prefill of {self.tokens} tokens"), (self.decode, "decode of one token after it"))
+        for record, title in steps:
+            (planned_sites if sites else planned)(record, f"plan: {title}", file)
+            file.write("\n")
+
+
+def make_plan(model: str, dtype: str | None, backend: str, policy: Policy, tokens: int) -> Plan:
+    """The plan of a preset or a checkpoint, of which only the headers are read; the backend must be there."""
+    policy.check()
+    transformer = shaped(model, dtype)
+    weights = sum(t.numel() * t.element_size() for t in transformer.state_dict().values())
+    with sites(transformer) as site, torch.inference_mode():
+        plan = Plan(tokens, weights, Record(site), Record(site))
+        cache = transformer.cache(1, tokens + 1, tokens)
+        for record, count in ((plan.prefill, tokens), (plan.decode, 1)):
+            with Session(backend=backend, record=record, **policy.session()):
+                transformer.step(cache.append({0: [0] * count}), cache, "last")
+    return plan
+
+
+class _Sites:
+    """The path of the module that is being computed."""
+
+    def __init__(self) -> None:
+        self._path = [""]
+
+    def __call__(self) -> str:
+        return self._path[-1]
+
+    def watch(self, module: nn.Module, path: str) -> list[Any]:
+        return [
+            module.register_forward_pre_hook(lambda *_: self._path.append(path)),
+            module.register_forward_hook(lambda *_: self._leave(), always_call=True),
+        ]
+
+    def _leave(self) -> None:
+        self._path.pop()
+
+
+@contextmanager
+def sites(transformer: Transformer) -> Iterator[_Sites]:
+    """What to give a `Record` as `site`: while inside, calls are noted under their module's path, `layers.3.attn.wq_a`."""
+    found = _Sites()
+    hooks = [hook for path, module in transformer.named_modules() if path for hook in found.watch(module, path)]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
