@@ -14,6 +14,7 @@ scale, `rows x columns` over the last two dimensions:
 DeepSeek-V4 uses `fp8_e4m3:128x128` for dense layers, `mxfp4` for experts and `fp8_e4m3:1x32` for Engram tables.
 """
 
+import math
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -113,20 +114,22 @@ def encode(x: Tensor, format: str, power_of_two: bool = True) -> tuple[Tensor, T
     """Data and scale of `x [..., N, K]`, each block scaled by the least scale under which its values are in range.
 
     With `power_of_two` the scale is UE8M0 (float8_e8m0fnu), else float32; int8 scales are always float32. Elements round
-    to nearest, ties to even.
+    to nearest, ties to even. ValueError where `format` packs two values a byte and K is odd.
     """
     found = parse(format)
+    if x.shape[-1] % found.packing:
+        raise ValueError(f"{format} packs two values a byte; {x.shape[-1]} columns is odd")
     wide = x.to(accumulation(x.dtype))
     scale = _scale(_block_amax(wide, found), found.largest, power_of_two and found.element != "int8")
     scaled = (wide / _spread(scale.to(wide.dtype), found, wide.shape)).clamp(-found.largest, found.largest)
     if found.element == "mxfp4":
         return _pack_e2m1(scaled), scale
-    return (scaled.round() if found.element == "int8" else scaled).to(found.dtype), scale
+    return (scaled.round().to(found.dtype) if found.element == "int8" else _to_float8(scaled, found.dtype)), scale
 
 
 def _block_amax(x: Tensor, format: Format) -> Tensor:
     rows, columns = x.shape[-2:]
-    height, width = format.rows or rows, format.columns or columns
+    height, width = format.rows or max(rows, 1), format.columns or max(columns, 1)
     down, across = format.scale_shape(rows, columns)
     padded = torch.nn.functional.pad(x.abs(), (0, across * width - columns, 0, down * height - rows))
     blocks: Tensor = padded.unflatten(-2, (down, height)).unflatten(-1, (across, width))
@@ -134,12 +137,24 @@ def _block_amax(x: Tensor, format: Format) -> Tensor:
 
 
 def _scale(amax: Tensor, largest: float, power_of_two: bool) -> Tensor:
-    ratio = torch.where(amax > 0, amax / largest, 1.0)
     if not power_of_two:
-        return ratio.to(torch.float32)
-    mantissa, exponent = torch.frexp(ratio)
-    # 2^ceil(log2(ratio)): frexp's mantissa is in [0.5, 1), so an exact power of two has mantissa 0.5.
-    return torch.exp2((exponent - (mantissa == 0.5).int()).clamp(-127, 127).to(torch.float32)).to(torch.float8_e8m0fnu)
+        ratio = torch.where(amax > 0, amax / largest, 1.0).to(torch.float32)
+        return ratio.clamp(min=torch.finfo(torch.float32).tiny)  # a scale of 0 would make NaN of the block's zeros
+    # amax = m 2^e and largest = n 2^f: the least power of two is 2^(e - f), or twice that. Exact, as a quotient is not.
+    mantissa, exponent = torch.frexp(amax)
+    bound, shift = math.frexp(largest)
+    least = (exponent - shift + (mantissa > bound).int()).clamp(-127, 127)
+    regular = (amax > 0) & amax.isfinite()
+    return torch.exp2(torch.where(regular, least, 0).to(torch.float32)).to(torch.float8_e8m0fnu)
+
+
+def _to_float8(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x rounded once: torch's cast from float64 rounds to float32 first, which can make a tie of what was none."""
+    if x.dtype == torch.float64:
+        finest = -9 if dtype == torch.float8_e4m3fn else -10  # the exponent of the least value above 0
+        step = torch.exp2(torch.frexp(x).exponent.sub(4).clamp(min=finest).double())
+        x = (x / step).round() * step
+    return x.to(dtype)
 
 
 def _spread(scale: Tensor, format: Format, shape: torch.Size) -> Tensor:
