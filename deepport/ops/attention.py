@@ -84,11 +84,10 @@ def index_topk(
         keys = read_pages(pages, table, b, entries).to(wide)
         products = torch.einsum("thd,sd->ths", q[low:high].to(wide), keys).relu()
         scores = torch.einsum("ths,th->ts", products, weights[low:high].to(wide))
-        excluded = scores.isnan() | (entries >= ready[:, None])
-        scores = scores.clamp(min=torch.finfo(wide).min).masked_fill(excluded, -torch.inf)
-        best, ids = scores.sort(descending=True, stable=True)  # torch.topk does not break ties by the lowest id
+        # torch.topk does not break ties by the lowest id; ascending, NaN comes last, even behind a score of -inf.
+        best, ids = scores.neg().masked_fill(entries >= ready[:, None], torch.nan).sort(stable=True)
         none = len(entries)  # sorts behind every id
-        ids = ids.masked_fill(best == -torch.inf, none)[:, :k].sort().values
+        ids = ids.masked_fill(best.isnan(), none)[:, :k].sort().values
         chosen[low:high, : ids.shape[1]] = ids.masked_fill(ids == none, -1).int()
     return chosen
 
@@ -228,7 +227,9 @@ def _compressed_scope(
 ) -> tuple[Tensor, Tensor]:
     """Keys `[S, D]` for all tokens or, selected, `[T, K, D]` for each, and which is visible."""
     if indices is not None:
-        return read_pages(pages, table, b, indices.clamp(min=0).long()), indices >= 0
+        visible = indices >= 0
+        keys = read_pages(pages, table, b, indices.clamp(min=0).long())
+        return keys.masked_fill(~visible[..., None], 0.0), visible  # entry 0 may be unwritten memory: 0 * NaN is NaN
     ready = (positions + 1) // ratio
     entries = torch.arange(int(ready.max()), device=positions.device)
     return read_pages(pages, table, b, entries), entries < ready[:, None]
