@@ -100,7 +100,8 @@ class Table:
         if self.placement == "device" or (torch.is_grad_enabled() and self._rows.requires_grad):
             return _Here(self.gather(ids))
         # The worker serves in the caller's session; a context can be entered once, hence a copy per ticket.
-        return _Coming(_worker().submit(copy_context().run, self._fetch, ids.cpu()))
+        # Ids are copied: the caller may write the next step's into the same tensor.
+        return _Coming(_worker().submit(copy_context().run, self._fetch, ids.to("cpu", copy=True)))
 
     def _fetch(self, ids: Tensor) -> tuple[Tensor, Tensor, Event | None]:
         with torch.no_grad():

@@ -55,13 +55,14 @@ def engram_hash(
 ) -> Tensor:  # fmt: skip
     """Rows of the memory tables: `((t_0 m_0) xor (t_1 m_1) xor ... xor (t_{n-1} m_{n-1})) mod p + offset`, n = 2 ... N.
 
-    `t_j` is the token j places back, or `pad` where that place is before the start, and from the first dead token or
-    boundary on: what lies behind it is never looked at. int64 arithmetic wraps; the remainder has the modulus's sign.
+    `t_j` is the token j places back, or `pad` where that place is before the start, and from the first dead token, or
+    boundary back of the token itself, on: what lies behind it is never looked at. int64 arithmetic wraps; the remainder has
+    the modulus's sign.
 
     ids [T] int64, compressed token ids; history [B, N-1] int64, the tokens before each sequence's first new one, the latest
     last, -1 before the start and for dead tokens; cu_seqlens [B+1] int32; multipliers [L, N]; moduli and offsets
     [L, N-1, heads]: per layer, order (2 first) and head; pad, and boundary (a token that ends the look-back, itself seen as
-    pad; None for none) are compressed ids; dead [T] bool or None. The ids of a dead token itself are those of pad.
+    pad; None for none) are compressed ids; dead [T] bool or None. A dead token itself sees pad only.
     Returns [L, T, (N-1)*heads] int64. The same tokens give the same rows in chunks, one by one, or at once.
     """
     orders = multipliers.shape[1] - 1
@@ -69,8 +70,8 @@ def engram_hash(
         ids = torch.where(dead, -1, ids)
     sequence = sequence_of_row(cu_seqlens, ids.shape[0]).clamp(max=history.shape[0] - 1)
     place = torch.arange(ids.shape[0], device=ids.device) - cu_seqlens[sequence]
-    stop = torch.zeros_like(ids, dtype=torch.bool)
-    mixed = torch.where(ids < 0, pad, ids) * multipliers[:, :1]
+    stop = ids < 0
+    mixed = torch.where(stop, pad, ids) * multipliers[:, :1]
     blocks = []
     for back in range(1, orders + 1):
         inside = place >= back
@@ -96,18 +97,21 @@ def _gather_arguments(
 def _gather_cases() -> Iterator[Case]:
     for shape in ((0, 4), (1, 1), (7, 16)):
         for dtype in FLOATS:
-            for format in (formats.PLAIN, "fp8_e4m3:1x32", "int8:row"):
+            for format in (formats.PLAIN, "fp8_e4m3:1x32", "int8:row", "mxfp4"):
                 yield case(_gather_arguments, rows=50, width=64, shape=shape, dtype=dtype, format=format)
 
 
 @operator(
     cost=lambda rows, ids, scale=None, format=formats.PLAIN, dtype=torch.float32: Cost(
-        0.0, nbytes(ids) + ids.numel() * (nbytes(rows, scale) / max(rows.shape[0], 1) + rows.shape[1] * dtype.itemsize)
+        0.0,
+        nbytes(ids)
+        + ids.numel()
+        * (nbytes(rows, scale) / max(rows.shape[0], 1) + rows.shape[1] * _packing(format) * dtype.itemsize),
     ),
     cases=_gather_cases,
     tolerance=EXACT,
     fake=lambda rows, ids, scale=None, format=formats.PLAIN, dtype=torch.float32: ids.new_empty(
-        (*ids.shape, rows.shape[1]), dtype=dtype
+        (*ids.shape, rows.shape[1] * _packing(format)), dtype=dtype
     ),
     differentiable=("rows",),
     home="ids",
@@ -121,9 +125,9 @@ def engram_gather(
 ) -> Tensor:
     """`rows[ids]`, dequantised on the way.
 
-    rows [R, D] in a format whose blocks lie within a row; ids [...] int64. Where the table lies on another device than the
-    ids, the ids' device serves and the result is there. Returns [..., D] in `dtype`. Raises IndexError for an id outside
-    the table. Differentiable for plain tables; duplicate ids add up.
+    rows: [R, D] values in a format whose blocks lie within a row; ids [...] int64. Where the table lies on another device
+    than the ids, the ids' device serves and the result is there. Returns [..., D] in `dtype`. Raises IndexError for an id
+    outside the table. Differentiable for plain tables; duplicate ids add up.
     """
     if format != formats.PLAIN and formats.parse(format).rows != 1:
         raise ValueError(
@@ -141,7 +145,12 @@ def engram_gather(
         else scale[at]
     )
     found = formats.decode(picked, factor, format, dtype).to(ids.device)
-    return found.view(*ids.shape, rows.shape[1])
+    return found.view(*ids.shape, rows.shape[1] * _packing(format))
+
+
+def _packing(format: str) -> int:
+    """Values in one stored element."""
+    return 1 if format == formats.PLAIN else formats.parse(format).packing
 
 
 def _gate_arguments(g: Generator, tokens: int, n: int, width: int, zero: str, dtype: torch.dtype) -> dict[str, Any]:
