@@ -60,7 +60,7 @@ def plan(
             head = {"model": model, "device": place.backend, "basis": BASIS}
             sys.stdout.write(json.dumps({**head, **found.as_json(explain)}) + "\n")
             return
-        sys.stdout.write(f"{model} on {place.device}: weights {scaled(found.weights, 'B')}; {BASIS}\n\n")
+        sys.stdout.write(f"{model} on {place.device}: ")
         found.show(explain, sys.stdout)
 
 

@@ -10,9 +10,10 @@ from typing import Any, TextIO
 import torch
 from torch import nn
 
-from deepport.explain import planned, planned_sites
+from deepport.explain import BASIS, planned, planned_sites
 from deepport.policy import Session
 from deepport.record import Record
+from deepport.render import scaled
 from deepport.request import Policy
 from deepport_model.loading import shaped
 from deepport_model.transformer import Transformer
@@ -37,6 +38,7 @@ class Plan:
 
     def show(self, sites: bool, file: TextIO) -> None:
         """By operator, or by call site."""
+        file.write(f"weights {scaled(self.weights, 'B')}; {BASIS}\n\n")
         steps = ((self.prefill, f"prefill of {self.tokens} tokens"), (self.decode, "decode of one token after it"))
         for record, title in steps:
             (planned_sites if sites else planned)(record, f"plan: {title}", file)

@@ -176,3 +176,9 @@ def test_the_package_is_the_command() -> None:
     )  # fmt: skip
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith("deepport: No such option")
+
+
+def test_torch_loads_no_vendors_package_by_itself(command: Deepport, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_DEVICE_BACKEND_AUTOLOAD", "1")
+    assert command("backends").code == 0
+    assert os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] == "0"

@@ -8,6 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -156,12 +157,51 @@ def test_policies_end_with_their_exit_codes(command: Deepport, checkpoint: Path)
     assert short.err.count("\n") == 1
 
 
+ACME = """
+from deepport.backend import Device, Probe
+
+class Acme:
+    name, device_type, simulates = "acme", "cpu", "cuda"
+
+    def probe(self):
+        return Probe((Device("Acme One"),), {"acme": "7"})
+
+    def start(self):
+        from deepport.runtime import HostRuntime
+        return HostRuntime()
+
+    def kernels(self):
+        from torch import Tensor
+        from deepport import ops
+        from deepport.kernel import Kernel
+
+        def swiglu(gate: Tensor, up: Tensor, limit: float | None = None) -> Tensor:
+            return ops.swiglu.reference(gate, up, limit)
+
+        return [Kernel("swiglu", "fused", swiglu)]
+
+backend = Acme()
+"""
+
+
+def test_a_plugin_serves_where_it_is_named(command: Deepport, checkpoint: Path, install: Callable[..., Path]) -> None:
+    install("acme", ACME)
+    arguments = ("--model", checkpoint, "--prompt", "x", "--max-new-tokens", 2, "--json")
+    ended = command("run", "--device", "acme", *arguments)
+    found = json.loads(ended.out)
+    assert (found["device"]["name"], found["versions"]["acme"]) == ("Acme One", "7")
+    assert "swiglu" not in found["references"]
+    assert ended.err.splitlines()[-1] == "served by    references 13 of 14 operators, acme/fused 1"
+    assert json.loads(command("run", *arguments).out)["device"]["backend"] != "acme"
+
+
 def test_explain_says_before_and_after_who_serves(command: Deepport, checkpoint: Path) -> None:
     arguments = ("--model", checkpoint, "--prompt", "x", "--max-new-tokens", 2, "--dtype", "bfloat16")
     plain = command("run", *arguments)
     ended = command("run", *arguments, "--explain")
     assert ended.out == plain.out
     before, after = ended.err.split("what was computed")
+    assert "by shapes" in before.splitlines()[0]
     for part in (before, after):
         rows = [line.split() for line in part.splitlines()]
         assert any(row[:2] == ["block_linear", "cpu/onednn"] for row in rows)
