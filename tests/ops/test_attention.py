@@ -263,7 +263,7 @@ def test_rounds_once() -> None:
     exact, exact_lse = problem.ours(**{n: t.double() for n, t in narrow.items()})
     assert o.dtype == torch.bfloat16 and lse.dtype == torch.float32
     real = len(problem.places)
-    assert relative(lse[:real], exact_lse[:real]) < 1e-6
+    assert relative(lse[:real], exact_lse[:real]) < 1e-6  # measured 7.5e-8
     assert bool(((o.double() - exact).abs() <= 2**-8 * exact.abs() + 1e-6).all())
 
 
@@ -327,7 +327,7 @@ def test_attention_is_transformers_with_a_sink(scope: str) -> None:
     narrow = {"q": query, "window_pages": problem.window_pages.float(), "sink": problem.sink.float()}
     if problem.pages is not None:
         narrow["compressed_pages"] = problem.pages.float()
-    assert relative(problem.ours(**narrow)[0], oracle[0]) < 1e-6
+    assert relative(problem.ours(**narrow)[0], oracle[0]) < 1e-6  # measured 2.4e-7
     heads = dense.double().expand(3, -1, -1)
     torchs = functional.scaled_dot_product_attention(
         problem.q.transpose(0, 1), heads, heads, attn_mask=visible, scale=problem.scale

@@ -189,9 +189,9 @@ def test_transformers_compressors(layer: int, steps: list[int]) -> None:
         total += n
     ours = through_ours(module, x, steps, overlap=layer == 1)
     assert ours.shape == (300 // (4 if layer == 1 else 128), 16)
-    assert relative(ours, running[0, 0]) < 3e-6
+    assert relative(ours, running[0, 0]) < 3e-6  # measured 0
     stateless, _ = module(x, latent, torch.arange(300)[None], None, layer)
-    assert relative(ours, stateless[0, 0]) < 3e-6
+    assert relative(ours, stateless[0, 0]) < 3e-6  # measured 1.5e-7
 
 
 @pytest.mark.parametrize("overlap", [False, True])

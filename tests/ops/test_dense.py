@@ -38,7 +38,7 @@ def rounded_once(ours: Tensor, exact: Tensor, before: float) -> bool:
 def test_linear_is_the_sum_of_products() -> None:
     x, w = draw(0, 5, 67), draw(1, 9, 67)
     assert relative(ops.linear(x, w), naive_linear(x, w)) < DOUBLE
-    assert relative(ops.linear(x.float(), w.float()), functional.linear(x, w)) < 1e-6
+    assert relative(ops.linear(x.float(), w.float()), functional.linear(x, w)) < 1e-6  # measured 1.6e-7
     assert ops.linear(x, w).dtype == torch.float64
 
 
@@ -89,7 +89,7 @@ def test_rms_norm(weighted: bool) -> None:
     if weight is not None:
         module.weight.data = weight.float()
     narrow = None if weight is None else weight.float()
-    assert relative(ops.rms_norm(x.float(), narrow, eps), module(x.float())) < 1e-6
+    assert relative(ops.rms_norm(x.float(), narrow, eps), module(x.float())) < 1e-6  # measured 0
 
 
 def test_rms_norm_rounds_once() -> None:
@@ -113,7 +113,7 @@ def test_rotary_is_transformers(heads: int | None) -> None:
         oracle = apply_rotary_pos_emb(four, cos[:, None], -sin[:, None] if inverse else sin[:, None]).view(x.shape)
         ours = ops.rotary(x, cos, sin, inverse)
         assert same_bits(ours[..., :16], x[..., :16])
-        assert relative(ours, oracle) < 1e-7
+        assert relative(ours, oracle) < 1e-7  # measured 0
 
 
 def test_rotary_turns_interleaved_pairs_of_the_trailing_channels() -> None:

@@ -350,7 +350,7 @@ def test_the_module_is_qwens(steps: list[int]) -> None:
         step = cast("Step", SimpleNamespace(batch=batch))
         given_streams = torch.cat((streams[rows], streams[:1]))
         out = engram(given_streams, table.prefetch(ids), step, cache.layers[0])
-        assert relative(out[:n] - streams[rows], expected) < 3e-6
+        assert relative(out[:n] - streams[rows], expected) < 3e-6  # measured 4.8e-7
         start += n
 
 

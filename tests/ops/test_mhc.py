@@ -57,7 +57,6 @@ def test_pre_is_the_loop(n: int, iters: int) -> None:
         pre = [sigmoid(v) + EPS for v in a[:n]]
         expected = [math.fsum(pre[i] * float(streams[t, i, c]) for i in range(n)) for c in range(6)]
         rows = naive_sinkhorn([a[2 * n + i * n : 2 * n + i * n + n] for i in range(n)], iters)
-        assert relative(collapsed[t], torch.tensor(expected).double()) < 1e-6
         assert relative(collapsed[t], torch.tensor(expected, dtype=torch.float64)) < DOUBLE
         assert relative(post[t], torch.tensor([2 * sigmoid(v) for v in a[n : 2 * n]], dtype=torch.float64)) < DOUBLE
         assert relative(comb[t], torch.tensor(rows, dtype=torch.float64)) < DOUBLE
@@ -69,7 +68,7 @@ def test_pre_is_transformers_hyper_connection() -> None:
     post, comb, collapsed = module(streams[None])
     ours = ops.mhc_pre(streams, module.fn, module.scale, module.base, 20, 1e-6, 1e-6)
     for found, oracle in zip(ours, (collapsed[0], post[0], comb[0]), strict=True):
-        assert relative(found, oracle) < 2e-6
+        assert relative(found, oracle) < 2e-6  # measured 0
 
 
 @settings(deadline=None, max_examples=25)
@@ -116,7 +115,7 @@ def test_head_is_transformers_hyper_head() -> None:
     module = randomised(DeepseekV4HyperHead(deepseek_config()), 11)
     streams = draw(12, 9, 4, WIDTH).float()
     ours = ops.mhc_head(streams, module.hc_fn, module.hc_scale, module.hc_base, 1e-6, 1e-6)
-    assert relative(ours, module(streams[None])[0]) < 2e-6
+    assert relative(ours, module(streams[None])[0]) < 2e-6  # measured 0
 
 
 def test_gradients_are_the_slopes() -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 DOUBLE = 1e-12
-"""A float64 result that went through float32 anywhere is off by 1e-8 or more; honest float64 sums stay below 1e-14."""
+"""A float64 result that went through float32 anywhere is off by 1e-8 or more; the worst measured is 1e-15."""
 
 
 def relative(ours: Tensor, oracle: Tensor) -> float:
