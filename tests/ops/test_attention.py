@@ -202,9 +202,10 @@ class Problem:
 
     def seen(self, t: int) -> Tensor:
         b, p = self.places[t]
+        entries: Tensor = self.entries[b]
         if self.indices is not None:
-            return self.entries[b][[i for i in self.indices[t].tolist() if i >= 0]]
-        return self.entries[b][: (p + 1) // self.ratio] if self.ratio else self.entries[b]
+            return entries[[i for i in self.indices[t].tolist() if i >= 0]]
+        return entries[: (p + 1) // self.ratio] if self.ratio else entries
 
     def ours(self, **changes: Any) -> tuple[Tensor, Tensor]:
         arguments: dict[str, Any] = {
