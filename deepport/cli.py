@@ -9,12 +9,13 @@ from typing import NoReturn
 
 import typer
 
-from deepport import backend, options, terminal
-from deepport.explain import BASIS
-from deepport.render import fields, scaled, show
-from deepport.request import Policy, find_device
+from deepport import backend
+from deepport.command import options, terminal
+from deepport.command.explain import BASIS
+from deepport.command.render import fields, scaled, show
+from deepport.command.request import Policy, find_device
+from deepport.command.terminal import EXIT_CODES, failures
 from deepport.run import EXAMPLES, run
-from deepport.terminal import EXIT_CODES, failures
 
 app = typer.Typer(
     add_completion=False,
@@ -53,7 +54,7 @@ def plan(
     """
     with failures(traceback):
         place, policy = find_device(device), Policy.parse(fallback, 0)
-        from deepport.plan import make_plan
+        from deepport.command.plan import make_plan
 
         found = make_plan(model, dtype, place.backend, policy, chunk)
         if as_json:

@@ -63,6 +63,11 @@ class Format:
         """Values in one stored element."""
         return 2 if self.element == "mxfp4" else 1
 
+    def scale_dtype(self, power_of_two: bool) -> torch.dtype:
+        """MXFP4 scales are UE8M0 and int8 scales float32; FP8 has either."""
+        by_choice = power_of_two if self.element.startswith("fp8") else self.element == "mxfp4"
+        return torch.float8_e8m0fnu if by_choice else torch.float32
+
     def scale_shape(self, rows: int, columns: int) -> tuple[int, int]:
         """Shape of the scale of a `[rows, columns]` matrix."""
         return -(-rows // (self.rows or max(rows, 1))), -(-columns // (self.columns or max(columns, 1)))
@@ -113,14 +118,17 @@ def decode(data: Tensor, scale: Tensor | None, format: str, dtype: torch.dtype) 
 def encode(x: Tensor, format: str, power_of_two: bool = True) -> tuple[Tensor, Tensor]:
     """Data and scale of `x [..., N, K]`, each block scaled by the least scale under which its values are in range.
 
-    With `power_of_two` the scale is UE8M0 (float8_e8m0fnu), else float32; int8 scales are always float32. Elements round
-    to nearest, ties to even. ValueError where `format` packs two values a byte and K is odd.
+    FP8's scale is UE8M0 (float8_e8m0fnu) with `power_of_two`, else float32. Elements round to nearest, ties to even. ValueError
+    where a value is not finite, and where `format` packs two values a byte and K is odd.
     """
     found = parse(format)
     if x.shape[-1] % found.packing:
         raise ValueError(f"{format} packs two values a byte; {x.shape[-1]} columns is odd")
     wide = x.to(accumulation(x.dtype))
-    scale = _scale(_block_amax(wide, found), found.largest, power_of_two and found.element != "int8")
+    amax = _block_amax(wide, found)
+    if not amax.isfinite().all():
+        raise ValueError(f"{format}: a value is not finite; no scale brings it into range")
+    scale = _scale(amax, found.largest, found.scale_dtype(power_of_two))
     scaled = (wide / _spread(scale.to(wide.dtype), found, wide.shape)).clamp(-found.largest, found.largest)
     if found.element == "mxfp4":
         return _pack_e2m1(scaled), scale
@@ -136,16 +144,15 @@ def _block_amax(x: Tensor, format: Format) -> Tensor:
     return blocks.amax((-3, -1))
 
 
-def _scale(amax: Tensor, largest: float, power_of_two: bool) -> Tensor:
-    if not power_of_two:
+def _scale(amax: Tensor, largest: float, dtype: torch.dtype) -> Tensor:
+    if dtype == torch.float32:
         ratio = torch.where(amax > 0, amax / largest, 1.0).to(torch.float32)
         return ratio.clamp(min=torch.finfo(torch.float32).tiny)  # a scale of 0 would make NaN of the block's zeros
     # amax = m 2^e and largest = n 2^f: the least power of two is 2^(e - f), or twice that. Exact, as a quotient is not.
     mantissa, exponent = torch.frexp(amax)
     bound, shift = math.frexp(largest)
     least = (exponent - shift + (mantissa > bound).int()).clamp(-127, 127)
-    regular = (amax > 0) & amax.isfinite()
-    return torch.exp2(torch.where(regular, least, 0).to(torch.float32)).to(torch.float8_e8m0fnu)
+    return torch.exp2(torch.where(amax > 0, least, 0).to(torch.float32)).to(torch.float8_e8m0fnu)
 
 
 def _to_float8(x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -8,13 +8,13 @@ import time
 
 import typer
 
-from deepport import options
-from deepport.explain import measured
-from deepport.generation import Sampling, generate
+from deepport.command import options
+from deepport.command.explain import measured
+from deepport.command.generation import Sampling, generate
+from deepport.command.request import Place, Policy, Prompt, find_device
+from deepport.command.summary import Run
+from deepport.command.terminal import EXIT_CODES, INTERRUPTED, failures, main, progress
 from deepport.record import Record
-from deepport.request import Place, Policy, Prompt, find_device
-from deepport.summary import Run
-from deepport.terminal import EXIT_CODES, INTERRUPTED, failures, main, progress
 
 EXAMPLES = f"""
 Examples:
@@ -77,7 +77,7 @@ def run(
 
 
 def _show_plan(model: str, dtype: str | None, place: Place, policy: Policy, chunk: int) -> None:
-    from deepport.plan import make_plan
+    from deepport.command.plan import make_plan
 
     make_plan(model, dtype, place.backend, policy, chunk).show(sites=False, file=sys.stderr)
 

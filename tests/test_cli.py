@@ -14,8 +14,8 @@ from commands import Deepport
 
 import deepport_model
 from deepport import backend
+from deepport.command.request import Policy, Prompt
 from deepport.errors import BadInput, DeepportError
-from deepport.request import Policy, Prompt
 
 absent = pytest.mark.skipif(bool(backend.get("npu").probe().devices), reason="this machine has an NPU")
 
@@ -39,7 +39,7 @@ def test_an_absent_device_ends_at_once_with_its_reason(checkpoint: Path) -> None
     assert time.perf_counter() - begin < 5
     lines = ended.stderr.splitlines()
     imported = {line.split("|")[-1].strip() for line in lines if line.startswith("import time:")}
-    assert "deepport.run" in imported or "deepport.request" in imported
+    assert "deepport.run" in imported or "deepport.command.request" in imported
     assert "torch" not in imported
     said = [line for line in lines if not line.startswith("import time:")]
     assert ended.returncode == 3

@@ -8,9 +8,9 @@ import torch
 from commands import Deepport
 
 import deepport
-from deepport.plan import Plan, make_plan, sites
+from deepport.command.plan import Plan, make_plan, sites
+from deepport.command.request import Policy
 from deepport.record import Record, Row
-from deepport.request import Policy
 from deepport_model.checkpoint import save_weights
 from deepport_model.loading import shaped
 from deepport_model.presets import PRESETS

@@ -15,10 +15,10 @@ from deepport import backend, ops
 from deepport.backend import Event, Memory
 from deepport.errors import FallbackBudgetExceeded, Unsupported
 from deepport.op import Operator, operators
-from deepport.server import current_server
 from deepport.policy import Session
 from deepport.record import Record, Row
 from deepport.runtime import HostRuntime
+from deepport.server import current_server
 
 BFLOAT16 = torch.bfloat16
 

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from deepport.render import fields, ranges, scaled, show
+from deepport.command.render import fields, ranges, scaled, show
 
 
 class Terminal(io.StringIO):

@@ -15,8 +15,8 @@ import pytest
 from commands import Deepport
 
 import deepport
-from deepport.generation import Sampling, generate
-from deepport.request import Prompt
+from deepport.command.generation import Sampling, generate
+from deepport.command.request import Prompt
 
 SUMMARY = ["first token", "prefill", "decode", "peak memory", "device", "served by"]
 

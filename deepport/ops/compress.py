@@ -116,8 +116,8 @@ def compress_kv(
     `deepport.ragged`, going on where the state stops.
 
     Returns (entries [N, D] in kv's dtype with N = T//ratio + B, all sequences' one after another, zeros at the end;
-    ids [N] int64, each entry's place in its own sequence, -1 at the end; cu_entries [B+1] int32; the new state). The caller
-    normalises entries and rotates them at position `ids * ratio`.
+    ids [N] int64, each entry's place in its own sequence, -1 at the end; cu_entries [B+1] int32; the new state, without a
+    gradient). The caller normalises entries and rotates them at position `ids * ratio`.
     """
     entries, ids, cu_entries = (torch.zeros_like(t) for t in _shapes(kv, slots, ratio, overlap))
     ids.fill_(-1)

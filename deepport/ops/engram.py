@@ -278,7 +278,8 @@ def engram_conv(
 
     gated [T, n, C]; w_norm [n, C], w_conv [n*C, K] float32; state [S, (K-1)*dilation, n*C] float32, of which `slots [B]` are
     these sequences' rows: the *normed* rows of the tokens before, the latest last, zeros before the start;
-    cu_seqlens [B+1] int32. Returns (out [T, n, C] in gated's dtype, zeros for padding rows; the new state).
+    cu_seqlens [B+1] int32. Returns (out [T, n, C] in gated's dtype, zeros for padding rows; the new state,
+    without a gradient).
     """
     wide = accumulation(gated.dtype)
     x = gated.to(wide)

@@ -14,9 +14,17 @@ from deepport.op import operator
 from deepport.ops.dense import quantized
 from deepport.spec import EXACT, FLOATS, Case, Cost, Tolerance, case, nbytes, normal
 
-_SCORING: dict[str, Callable[[Tensor], Tensor]] = {
+
+def _sqrtsoftplus(x: Tensor) -> Tensor:
     # Above its default threshold of 20 torch's softplus is the identity, which is off by 1e-10; above 40, by 1e-19.
-    "sqrtsoftplus": lambda x: functional.softplus(x, threshold=40.0).sqrt(),
+    y = functional.softplus(x, threshold=40.0)
+    positive = y > 0
+    # Below about -104 it underflows to 0, where the root's infinite slope would make NaN of a gradient of 0.
+    return torch.where(positive, y, 1.0).sqrt() * positive
+
+
+_SCORING: dict[str, Callable[[Tensor], Tensor]] = {
+    "sqrtsoftplus": _sqrtsoftplus,
     "sigmoid": torch.sigmoid,
     "softmax": lambda x: x.softmax(-1),
 }

@@ -38,10 +38,9 @@ def _quantize_cases() -> Iterator[Case]:
 def _quantize_fake(x: Tensor, format: str, power_of_two: bool = True) -> tuple[Tensor, Tensor]:
     found = formats.parse(format)
     rows, columns = x.shape[-2:]
-    scale = torch.float8_e8m0fnu if power_of_two and found.element != "int8" else torch.float32
     return (
         x.new_empty((*x.shape[:-1], columns // found.packing), dtype=found.dtype),
-        x.new_empty((*x.shape[:-2], *found.scale_shape(rows, columns)), dtype=scale),
+        x.new_empty((*x.shape[:-2], *found.scale_shape(rows, columns)), dtype=found.scale_dtype(power_of_two)),
     )
 
 
@@ -54,8 +53,9 @@ def _quantize_fake(x: Tensor, format: str, power_of_two: bool = True) -> tuple[T
 def quantize(x: Tensor, format: str, power_of_two: bool = True) -> tuple[Tensor, Tensor]:
     """`data = round(x / scale)`, the scale being the least under which a block's values are in range.
 
-    x [..., N, K]; format as in `deepport.formats`; `power_of_two` scales are UE8M0, others float32. Rounds to nearest, ties to
-    even. Returns (data, scale). Has no gradient: quantised weights are for inference.
+    x [..., N, K]; format as in `deepport.formats`; FP8 scales are UE8M0 with `power_of_two`, else float32. Rounds to nearest,
+    ties to even. Returns (data, scale). Raises ValueError for values that are not finite. Has no gradient: quantised weights
+    are for inference.
     """
     return formats.encode(x.detach(), format, power_of_two)
 

@@ -82,7 +82,8 @@ def quantisable() -> Config:
     """Every width a multiple of 32."""
     return Config(
         vocab_size=64, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, head_dim=32, qk_rope_head_dim=8,
-        q_lora_rank=32, o_groups=2, o_lora_rank=32, compress_ratios=(0, 4, 128), hash_layers=(True, False, False), n_routed_experts=4,
+        q_lora_rank=32, o_groups=2, o_lora_rank=32,
+        compress_ratios=(0, 4, 128), hash_layers=(True, False, False), n_routed_experts=4,
         num_experts_per_tok=2, moe_intermediate_size=32, index_n_heads=8, index_head_dim=32, index_topk=64, hc_mult=2,
         engram=EngramConfig((1,), (50, 50), 64, n_embed_per_ngram=64, n_head_per_ngram=2),
     )  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 
 PROMPT = 32_768
 ALLOWED = 1.5e9
-"""Bytes beyond the weights, for caches and scratch. Measured: see the closing assertion's output."""
+"""Bytes beyond the weights: libraries, caches and scratch."""
 
 GENERATE = f"""
 import resource, torch, deepport
@@ -31,8 +31,9 @@ def test_a_long_prompt_needs_little_beyond_the_weights() -> None:
     before, peak = map(int, done.stdout.split())
     weights = 884e6 * 2
     assert before > weights
-    print(f"{PROMPT} tokens: {(peak - before) / 1e9:.2f} GB above the loaded model, {(peak - weights) / 1e9:.2f} above its weights")
-    assert peak - before < ALLOWED
+    print(
+        f"{PROMPT} tokens: {(peak - before) / 1e9:.2f} GB above the loaded model, {(peak - weights) / 1e9:.2f} above its weights"
+    )
     assert peak - weights < ALLOWED
 
 

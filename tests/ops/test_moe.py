@@ -241,3 +241,14 @@ def test_gradients_are_the_slopes() -> None:
     assert torch.autograd.gradcheck(lambda x, w: ops.grouped_linear(x, w, None, plain, offsets), (inputs[0], inputs[2]))
     gate, up = draw(21, 2, 5).requires_grad_(), draw(22, 2, 5).requires_grad_()
     assert torch.autograd.gradcheck(lambda a, b: ops.swiglu(a, b, 0.7), (gate, up))
+
+
+def test_scores_that_underflow_have_a_gradient_of_zero() -> None:
+    """The root's slope at softplus(-200) = 0 is infinite, and 0 x inf is NaN."""
+    logits = torch.tensor([[-200.0, 1.0, 2.0, 0.0]], requires_grad=True)
+    weights, _ = ops.route(logits, None, 2, "sqrtsoftplus", 1.0)
+    (weights * torch.tensor([1.0, 3.0])).sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    assert logits.grad[0, 0] == 0
+    assert logits.grad[0, 1:3].all()

@@ -253,3 +253,17 @@ def test_refusals() -> None:
         formats.check(data.view(torch.int8), None, "int8:row")
     with pytest.raises(ValueError, match="a plain tensor has no scale"):
         formats.check(torch.zeros(2, 2), scale, formats.PLAIN)
+
+
+@pytest.mark.parametrize("format", ["fp8_e4m3:1x32", "mxfp4", "int8:row"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_values_that_are_not_finite_are_refused(format: str, value: float) -> None:
+    x = torch.zeros(2, 64)
+    x[1, 5] = value
+    with pytest.raises(ValueError, match="a value is not finite"):
+        ops.quantize(x, format)
+
+
+def test_mxfp4_scales_are_powers_of_two_whatever_was_asked() -> None:
+    _, scale = ops.quantize(torch.ones(2, 64), "mxfp4", power_of_two=False)
+    assert scale.dtype == torch.float8_e8m0fnu

@@ -41,7 +41,7 @@ DTYPES = {
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _LONGEST_HEADER = 100_000_000  # the library's own limit
-CHUNK = 1 << 24
+CHUNK = 1 << 22
 """Elements that are read, converted or written at a time."""
 
 

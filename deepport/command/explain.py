@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TextIO
 
+from deepport.command.render import milliseconds, ranges, scaled, show
 from deepport.record import Record, Row
-from deepport.render import milliseconds, ranges, scaled, show
 
 BASIS = "flops and bytes are by shapes: each tensor moved once, attention over every entry that the cache can hold"
 """What an operator's `cost` counts; no measurement."""

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TextIO
 
-from deepport.explain import served
-from deepport.generation import Generation
+from deepport.command.explain import served
+from deepport.command.generation import Generation
+from deepport.command.render import fields, scaled
+from deepport.command.request import Place
 from deepport.record import Record
-from deepport.render import fields, scaled
-from deepport.request import Place
 
 if TYPE_CHECKING:
     from deepport_model import Model

@@ -10,11 +10,11 @@ from typing import Any, TextIO
 import torch
 from torch import nn
 
-from deepport.explain import BASIS, planned, planned_sites
+from deepport.command.explain import BASIS, planned, planned_sites
+from deepport.command.render import scaled
+from deepport.command.request import Policy
 from deepport.policy import Session
 from deepport.record import Record
-from deepport.render import scaled
-from deepport.request import Policy
 from deepport_model.loading import shaped
 from deepport_model.transformer import Transformer
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Literal, TextIO
 
+from deepport.command.request import Prompt
+from deepport.command.terminal import progress
 from deepport.errors import BadInput
-from deepport.request import Prompt
-from deepport.terminal import progress
 
 if TYPE_CHECKING:
     from deepport_model import Model

@@ -1,4 +1,4 @@
-"""The options of our commands: their names, types and help. `deepport.request` says what their values mean."""
+"""The options of our commands: their names, types and help. `deepport.command.request` says what their values mean."""
 
 from __future__ import annotations
 

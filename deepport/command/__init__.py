@@ -1,0 +1,1 @@
+"""What the command line is made of: options, errors to exit codes, timed generation, plans, tables."""
