@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -54,13 +55,15 @@ class Record:
     def __init__(self, site: Callable[[], str] = lambda: "") -> None:
         self._rows: dict[tuple[str, str, str], Row] = {}
         self._pending: list[tuple[Row, Row | None, Event, Event]] = []
-        self._caller: Row | None = None
+        # A table's prefetch thread records beside the thread that computes: each has a call stack of its own.
+        self._lock, self._thread = threading.Lock(), threading.local()
         self._site = site
 
     @property
     def rows(self) -> list[Row]:
-        self._resolve()
-        return list(self._rows.values())
+        with self._lock:
+            self._resolve()
+            return list(self._rows.values())
 
     @property
     def references(self) -> list[str]:
@@ -92,19 +95,21 @@ class Record:
         arguments: tuple[Any, ...],
     ) -> Any:
         """Run a call and count it."""
-        row = self._count(operator, implementation, refusals, arguments)
+        with self._lock:
+            row = self._count(operator, implementation, refusals, arguments)
         asynchronous = runtime is not None and runtime.asynchronous
         begin, end = (runtime.event(), runtime.event()) if runtime and asynchronous else (HostEvent(), HostEvent())
-        caller, self._caller = self._caller, row
+        caller, self._thread.row = getattr(self._thread, "row", None), row
         begin.record()
         try:
             return run(*arguments)
         finally:
             end.record()
-            self._caller = caller
-            self._pending.append((row, caller, begin, end))
-            if not asynchronous or len(self._pending) > _PENDING:
-                self._resolve()
+            self._thread.row = caller
+            with self._lock:
+                self._pending.append((row, caller, begin, end))
+                if not asynchronous or len(self._pending) > _PENDING:
+                    self._resolve()
 
     def planned(
         self,
@@ -114,7 +119,8 @@ class Record:
         arguments: tuple[Any, ...],
     ) -> None:
         """Count a call that was only traced."""
-        self._count(operator, implementation, refusals, arguments)
+        with self._lock:
+            self._count(operator, implementation, refusals, arguments)
 
     def _count(
         self,
