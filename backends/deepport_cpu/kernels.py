@@ -13,7 +13,6 @@ from torch.nn import functional
 from deepport import formats, ops
 from deepport.kernel import YES, Kernel, Signature, Support, no
 
-
 _ROWS = 16
 
 
