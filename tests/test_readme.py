@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from deepport import support
 
 ROOT = Path(__file__).parents[1]
@@ -20,6 +22,15 @@ def test_the_first_screen_has_the_two_commands() -> None:
     for command in ("ci/demo", "ci/test"):
         assert f"./{command}" in first
         assert (ROOT / command).stat().st_mode & 0o100, f"{command} has no run bit"
+
+
+def test_the_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = re.findall(r"```python\n(import deepport\n.*?)```", TEXT, re.DOTALL)
+    exec(compile(example, "README.md", "exec"), names := {})
+    assert names["logits"].shape[:2] == (1, 3)
+    printed = capsys.readouterr().out
+    assert "cpu" in printed
+    assert "torch_npu is not installed" in printed
 
 
 def test_links_lead_somewhere() -> None:
