@@ -8,7 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -43,6 +43,16 @@ def test_piped_text_is_continued_and_nothing_else_is_written(checkpoint: Path) -
     assert b"\x1b" not in out + err
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Under a shell's `&` this process ignores SIGINT, and what it starts would inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_with_what_came_so_far_and_a_whole_terminal(checkpoint: Path) -> None:
     master, slave = pty.openpty()
     arguments = ("--model", checkpoint, "--prompt", "the words", "--max-new-tokens", 200_000)
