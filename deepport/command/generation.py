@@ -103,9 +103,4 @@ def _pieces(model: Model, ids: Iterator[int], text: bool) -> Iterator[str]:
     if not text or model.tokenizer is None:
         yield from (f"{' ' if i else ''}{id}" for i, id in enumerate(ids))
         return
-    from deepport_model.tokenizer import Stream
-
-    stream = Stream(model.tokenizer)
-    yield from (piece for id in ids if id not in model.config.eos_token_id and (piece := stream.push(id)))
-    if rest := stream.flush():
-        yield rest
+    yield from model.tokenizer.pieces(id for id in ids if id not in model.config.eos_token_id)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from deepport import ops
 from deepport.formats import accumulation
-from deepport_model.cache import Batch, Compressed, LayerCache
+from deepport_model.cache import Batch, Compressed, LayerCache, recording
 from deepport_model.config import Config
 from deepport_model.modules import BlockLinear, Linear, RMSNorm
 from deepport_model.rope import angles, inverse_frequencies
@@ -51,7 +51,7 @@ class Compressor(nn.Module):
 
     def _compress(self, kv: Tensor, gate: Tensor, batch: Batch, to: Compressed) -> tuple[Tensor, Tensor, Tensor]:
         where = (batch.slots, batch.positions, batch.cu_seqlens, to.ratio, to.overlap)
-        if torch.is_grad_enabled() and (kv.requires_grad or self.ape.requires_grad):
+        if recording(kv, self.ape):
             entries, ids, cu_entries, to.state = ops.compress_kv(kv, gate, self.ape, to.state, *where)
             return entries, ids, cu_entries
         return ops.compress_kv_(kv, gate, self.ape, to.state, *where)

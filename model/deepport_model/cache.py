@@ -40,6 +40,11 @@ class Batch:
     history: Tensor
 
 
+def recording(*tensors: Tensor) -> bool:
+    """Whether autograd records what is done with these: memory is then replaced by functional twins, not written to."""
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+
+
 class Pages:
     """One layer's paged entries. While gradients are recorded, writes are functional."""
 
@@ -47,7 +52,7 @@ class Pages:
         self.data = torch.zeros(sequences * pages, PAGE, width, dtype=dtype, device=device)
 
     def write(self, table: Tensor, values: Tensor, positions: Tensor, cu_seqlens: Tensor) -> None:
-        if torch.is_grad_enabled() and (values.requires_grad or self.data.requires_grad):
+        if recording(values, self.data):
             self.data = ops.write_pages(self.data, table, values, positions, cu_seqlens)
         else:
             ops.write_pages_(self.data, table, values, positions, cu_seqlens)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from deepport import formats, ops
 from deepport.table import Placement, Table, Ticket
 from deepport_model.attention import Step
-from deepport_model.cache import LayerCache
+from deepport_model.cache import LayerCache, recording
 from deepport_model.config import Config, EngramConfig
 from deepport_model.engram_tokens import hash_parameters
 from deepport_model.modules import Linear
@@ -106,7 +106,7 @@ class Engram(nn.Module):
             self.dilation,
             self.eps,
         )
-        if torch.is_grad_enabled() and (gated.requires_grad or self.conv.requires_grad):
+        if recording(gated, self.conv):
             out, cache.convolution = ops.engram_conv(*arguments)
             return out
         return ops.engram_conv_(*arguments)

@@ -13,7 +13,7 @@ from deepport.policy import Session
 from deepport_model.config import Config
 from deepport_model.generate import Progress, generate
 from deepport_model.sampling import Sampler
-from deepport_model.tokenizer import Stream, Tokenizer
+from deepport_model.tokenizer import Tokenizer
 from deepport_model.transformer import CHUNK, Logits, Transformer
 
 
@@ -56,25 +56,20 @@ class Model:
         `chunk` prompt tokens are read in a step; `progress(read, total)` is called after each.
         """
         sampler = Sampler(temperature, top_p, seed)
-        ids = self._encode(prompt) if isinstance(prompt, str) else list(prompt)
-        stop = frozenset(self.config.eos_token_id)
-        tokens = generate(self.transformer, [ids], max_new_tokens, sampler, stop=stop, chunk=chunk, progress=progress)
-        made = (token.id for token in tokens)
-        return self._text(i for i in made if i not in stop) if isinstance(prompt, str) else made
-
-    def _encode(self, text: str) -> list[int]:
+        if not isinstance(prompt, str):
+            return self._made(list(prompt), max_new_tokens, sampler, chunk, progress)
         if self.tokenizer is None:
             raise BadInput("this model has no tokenizer; give the prompt as token ids")
-        return self.tokenizer.encode(text)
+        made = self._made(self.tokenizer.encode(prompt), max_new_tokens, sampler, chunk, progress)
+        return self.tokenizer.pieces(id for id in made if id not in self.config.eos_token_id)
 
-    def _text(self, ids: Iterator[int]) -> Iterator[str]:
-        assert self.tokenizer is not None  # the prompt was encoded with it
-        stream = Stream(self.tokenizer)
-        for id in ids:
-            if piece := stream.push(id):
-                yield piece
-        if rest := stream.flush():
-            yield rest
+    def _made(
+        self, ids: list[int], max_new_tokens: int, sampler: Sampler, chunk: int, progress: Progress | None
+    ) -> Iterator[int]:
+        """The new ids, the one that ends the text too."""
+        stop = frozenset(self.config.eos_token_id)
+        tokens = generate(self.transformer, [ids], max_new_tokens, sampler, stop=stop, chunk=chunk, progress=progress)
+        return (token.id for token in tokens)
 
     def session(self, **policy: Any) -> Session:
         """A session (`deepport.policy`) in which this model's backend serves, also where it only simulates a device."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,15 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], keep_special: bool = False) -> str:
         """Text of token ids; special tokens are left out, or written as they are called with `keep_special`."""
         return str(self.backend.decode(ids, skip_special_tokens=not keep_special))
+
+    def pieces(self, ids: Iterable[int]) -> Iterator[str]:
+        """The text of ids as they come, in pieces that are complete; together they are `decode` of all."""
+        stream = Stream(self)
+        for id in ids:
+            if piece := stream.push(id):
+                yield piece
+        if rest := stream.flush():
+            yield rest
 
     def token_id(self, token: str) -> int:
         """Id of a token by name, such as a special token. Raises BadInput where there is none."""
