@@ -1,6 +1,6 @@
 """What an operator declares beside its reference: its cost, its cases and its tolerance."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,24 +16,39 @@ class Cost:
     bytes: float
 
 
+Builder = Callable[..., dict[str, Any]]
+"""Draws a call's arguments by name, on the CPU: `builder(generator, **parameters)`."""
+
+
 @dataclass(frozen=True)
 class Case:
     """A call that every backend must answer.
 
-    `build` draws the arguments by name, on the CPU, from a seeded generator; a case is therefore its label and a seed.
+    Attributes:
+        label: the parameters in one line, unique among an operator's cases of one grid.
+        builder, parameters: what draws the arguments, from a seeded generator. Parameters are plain values: a case can be
+            written to a file and drawn again from it.
+        grid: where the shapes are from (`deepport.conformance.grids`); `operator` for those declared beside the operator.
+        variant: what is done to the arguments once they are drawn; "" for nothing.
+        note: what was scaled down, and why.
+        raises: the exception that a call with these arguments must raise, by name; "" for none.
     """
 
     label: str
-    build: Callable[[torch.Generator], dict[str, Any]]
+    builder: Builder
+    parameters: Mapping[str, Any]
+    grid: str = "operator"
+    variant: str = ""
+    note: str = ""
+    raises: str = ""
 
     def arguments(self, seed: int = 0) -> dict[str, Any]:
-        return self.build(torch.Generator().manual_seed(seed))
+        return self.builder(torch.Generator().manual_seed(seed), **self.parameters)
 
 
-def case(arguments: Callable[..., dict[str, Any]], **parameters: Any) -> Case:
-    """The case `arguments(generator, **parameters)`, labelled by its parameters."""
-    label = ",".join(f"{n}={_text(v)}" for n, v in parameters.items())
-    return Case(label, lambda generator: arguments(generator, **parameters))
+def case(builder: Builder, **parameters: Any) -> Case:
+    """The case `builder(generator, **parameters)`, labelled by its parameters."""
+    return Case(",".join(f"{n}={_text(v)}" for n, v in parameters.items()), builder, parameters)
 
 
 def _text(value: Any) -> str:
@@ -50,8 +65,11 @@ class Tolerance:
     """How far a kernel's error may exceed the reference's own, both against float64 (design: conformance, gate G2).
 
     Attributes:
-        rms: bound on the ratio of root-mean-square errors.
+        rms: bound on the ratio of root-mean-square errors, and of mean absolute ones.
         max: bound on the ratio of largest errors.
+        order: factor on both for outputs as wide as the accumulator. Narrower ones are rounded once, which hides how a sum was
+            ordered; these show it: n terms summed one after another err sqrt(n / 2) roundings, summed by the lanes of a vector a
+            fraction of that, and both are right.
         exact: the results are integers or copies, and must be equal bit for bit; the ratios are then unused.
         reason: why these bounds and no others.
     """
@@ -59,6 +77,7 @@ class Tolerance:
     reason: str
     rms: float = 1.5
     max: float = 5.0
+    order: float = 8.0
     exact: bool = False
 
 
