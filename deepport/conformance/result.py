@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -58,10 +59,11 @@ class Gate(_Frozen):
 
     @property
     def margin(self) -> float | None:
-        """The share of the bound that is used up: above 1 the gate fails."""
+        """The share of the bound that is used up: above 1 the gate fails, and what is not a number is past every bound."""
         if self.value is None or self.bound is None:
             return None
-        return self.value / self.bound if self.bound > 0 else (0.0 if self.value <= 0 else float("inf"))
+        share = self.value / self.bound if self.bound > 0 else (0.0 if self.value <= 0 else math.inf)
+        return math.inf if math.isnan(share) else share
 
 
 class CaseKey(_Frozen):
@@ -223,7 +225,8 @@ class Report(_Frozen):
 
 
 def _digest(report: Report) -> str:
-    content = report.model_dump(mode="json", exclude={"digest"})
+    # Of what a file holds, in which a NaN among a case's parameters is a string, so that a report read back has the same.
+    content = json.loads(report.model_dump_json(exclude={"digest"}))
     return "sha256:" + hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

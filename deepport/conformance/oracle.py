@@ -1,0 +1,77 @@
+"""What is right, and how well plain arithmetic can tell: the float64 oracle and the reference's own error.
+
+Both compute the same call, on the same inputs, already rounded to the case's dtypes. The oracle is the operator's reference in
+float64; the yardstick is the reference in the case's dtypes, which accumulates in float32. Neither runs in the process of the
+kernel under test.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from deepport.conformance.gates import bits
+from deepport.op import Operator
+
+Arguments = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """`oracle` and `yardstick`: outputs in order, then what was written to. Of exact operators both are the same."""
+
+    oracle: list[Tensor]
+    yardstick: list[Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in (*self.oracle, *self.yardstick))
+
+
+def truth(operator: Operator[..., Any], arguments: Arguments) -> Truth:
+    """Oracle and yardstick of a call with these arguments, which are left as they are."""
+    yardstick = outputs(operator, operator.reference, arguments)
+    if operator.tolerance.exact:
+        return Truth(yardstick, yardstick)
+    return Truth(outputs(operator, operator.reference, widened(arguments)), yardstick)
+
+
+def outputs(operator: Operator[..., Any], run: Any, arguments: Arguments) -> list[Tensor]:
+    """What a function of the operator's schema gives: its results in order, then the arguments that it wrote to."""
+    mine = dict(arguments) | {n: arguments[n].clone() for n in operator.mutates}
+    with torch.no_grad():
+        result = run(**mine)
+    return [*listed(result), *(mine[n] for n in operator.mutates)]
+
+
+def listed(result: Any) -> list[Tensor]:
+    """An operator's results as a list."""
+    if result is None:
+        return []
+    return list(result) if isinstance(result, (tuple, list)) else [result]
+
+
+def widened(arguments: Arguments) -> dict[str, Any]:
+    """The same values in float64; quantised data and its scales stay, for the reference decodes them exactly."""
+    wide = {torch.float32, torch.bfloat16, torch.float16}
+    return {n: tree_map_only(Tensor, lambda t: t.double() if t.dtype in wide else t, a) for n, a in arguments.items()}
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """The tensors in arguments or results, lists and None included."""
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+def content_hash(values: Iterable[Tensor]) -> str:
+    """sha256 over dtypes, shapes and bytes."""
+    found = hashlib.sha256()
+    for t in values:
+        found.update(f"{t.dtype}{tuple(t.shape)}".encode())
+        found.update(bits(t.cpu()).numpy().data)
+    return f"sha256:{found.hexdigest()}"
