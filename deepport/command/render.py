@@ -16,10 +16,10 @@ _UNLIMITED = 1 << 16
 def show(columns: Sequence[str], rows: Iterable[Sequence[str]], file: TextIO, title: str = "") -> None:
     """Write a table. Columns named with a leading `>` are aligned to the right."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title_justify="left", header_style="bold")
-    for column in columns:
-        table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
+    for column in columns:  # as Text: `[` in a name or a reason is no markup
+        table.add_column(Text(column.removeprefix(">")), justify="right" if column.startswith(">") else "left")
     for row in rows:
-        table.add_row(*map(Text, row))  # as Text: `[` in a reason is no markup
+        table.add_row(*map(Text, row))
     width = None if file.isatty() else _UNLIMITED
     console = Console(file=file, width=width, highlight=False)
     with console.capture() as captured:
