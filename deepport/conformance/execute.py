@@ -22,7 +22,6 @@ from deepport.conformance.result import Gate
 from deepport.op import Operator
 
 Run = Callable[..., Any]
-Collect = Callable[[list[Tensor]], list[Tensor]]
 
 
 @dataclass
@@ -40,7 +39,13 @@ class Execution:
 
 @dataclass(frozen=True)
 class Implementation:
-    """What is run: `run` has the operator's signature; `reference` says that it is the operator's own."""
+    """What is run.
+
+    Attributes:
+        run: has the operator's signature.
+        reference: `run` is the operator's own reference.
+        production: the call as production makes it, through the dispatcher; None where this implementation would not serve.
+    """
 
     operator: Operator[..., Any]
     name: str
@@ -48,48 +53,92 @@ class Implementation:
     reference: bool
     device: torch.device
     runtime: Runtime | None
+    production: Run | None = None
 
 
-def execute(subject: Implementation, arguments: Arguments, *, strided: bool = False, raises: str = "") -> Execution:
+@dataclass(frozen=True)
+class Far:
+    """A case's arguments with its rows far apart, past 2^31 bytes; `collect` brings outputs back to the case's own shapes."""
+
+    arguments: Arguments
+    collect: Callable[[list[Tensor]], list[Tensor]]
+
+
+def execute(
+    subject: Implementation, arguments: Arguments, *, strided: bool = False, raises: str = "", far: Far | None = None
+) -> Execution:
     """Run it twice: between guards on poisoned memory, and as production would. The gates compare the two."""
     if raises:
         return _refusal(subject, arguments, raises)
     contract = contract_of(subject.operator.name)
+    call = _Calls(
+        subject, far.arguments if far else arguments, strided, far.collect if far else lambda outputs: outputs
+    )
     done = Execution()
-    guarded = _guarded(subject, contract, arguments, strided, done)
-    if guarded is None:
+    done.outputs = call.guarded({} if far else contract.unread(arguments), done.gates)
+    if done.outputs is None:
         return done
-    done.outputs = [t.cpu() for t in guarded]
-    again = _plain(subject, arguments, strided, done)
-    _compare(subject, contract, arguments, strided, again, done)
+    again = call.plain(done)
+    if contract.deterministic:
+        done.gates += _compared(call, contract.free(arguments), done.outputs, again)
     if contract.rows:
-        done.gates.append(_batch_invariance(subject, contract, arguments, again))
+        done.gates.append(_batch_invariance(subject, contract, arguments, strided, again))
     return done
 
 
-def _guarded(
-    subject: Implementation, contract: Contract, arguments: Arguments, strided: bool, done: Execution
-) -> list[Tensor] | None:
-    operator, guard = subject.operator, Guard()
-    clean = _moved(arguments, subject.device)
-    unread = contract.unread(arguments)
-    placed = {n: _placed(guard, n, a, strided) for n, a in clean.items()}
-    for name, where in unread.items():
-        poison(placed[name], where.to(subject.device))
-    before = {
-        n: [t.clone() for t in tensors(a) if t.nbytes <= LARGE] for n, a in placed.items() if n not in operator.mutates
-    }
-    with _spied(subject) as graded_itself, Allocations(guard):
-        results = _call(subject, placed)
-    found = [*results, *(placed[n] for n in operator.mutates)]
-    done.gates += [_shapes(subject, arguments, found), _unchanged(before, placed), _aliases(results, placed)]
-    done.gates += [_yes("guards", guard.broken()), _yes("computes by itself", graded_itself)]
-    return found if all(g.status == "pass" for g in done.gates[:1]) else None
+@dataclass(frozen=True)
+class _Calls:
+    """The ways in which one call is made."""
+
+    subject: Implementation
+    arguments: Arguments
+    strided: bool
+    collect: Callable[[list[Tensor]], list[Tensor]]
+
+    def guarded(self, unread: dict[str, Tensor], found: list[Gate]) -> list[Tensor] | None:
+        """Between guards, with poison where nothing may be read; None where the outputs cannot be judged."""
+        operator, guard = self.subject.operator, Guard()
+        placed = {n: _placed(guard, n, a, self.strided) for n, a in _moved(self.arguments, self.subject.device).items()}
+        for name, where in unread.items():
+            poison(placed[name], where.to(self.subject.device))
+        before = _copies({n: a for n, a in placed.items() if n not in operator.mutates})
+        with _spied(self.subject) as graded_itself, Allocations(guard):
+            results = _call(self.subject, self.subject.run, placed)
+        outputs = [*results, *(placed[n] for n in operator.mutates)]
+        shapes = _shapes(self.subject, self.arguments, outputs)
+        found += [shapes, _unchanged(before, placed), _aliases(results, placed)]
+        found += [_yes("guards", guard.broken()), _yes("computes by itself", graded_itself)]
+        return [t.cpu() for t in self.collect(outputs)] if shapes.status == "pass" else None
+
+    def plain(self, timed: Execution) -> list[Tensor]:
+        """As production makes it, timed."""
+        subject, placed, runtime = self.subject, self._own(), self.subject.runtime
+        events = (runtime.event(), runtime.event()) if runtime and runtime.asynchronous else None
+        begin = time.perf_counter()
+        if events:
+            events[0].record()
+        results = _call(subject, subject.production or subject.run, placed)
+        if events:
+            events[1].record()
+        timed.seconds = time.perf_counter() - begin
+        timed.device_seconds = events[1].seconds_since(events[0]) if events else timed.seconds
+        return [t.cpu() for t in self.collect([*results, *(placed[n] for n in subject.operator.mutates)])]
+
+    def _own(self) -> dict[str, Any]:
+        """Arguments that the call may write to, in the layout that the case asks for."""
+        moved = _moved(self.arguments, self.subject.device)
+        if self.strided:
+            return {n: _placed(Guard(), n, a, True) for n, a in moved.items()}
+        return moved | {n: moved[n].clone() for n in self.subject.operator.mutates if moved[n].nbytes <= LARGE}
 
 
-def _call(subject: Implementation, arguments: Arguments) -> list[Tensor]:
+def _copies(arguments: Arguments) -> dict[str, list[Tensor]]:
+    return {n: [t.clone() for t in tensors(a) if t.nbytes <= LARGE] for n, a in arguments.items()}
+
+
+def _call(subject: Implementation, run: Run, arguments: Arguments) -> list[Tensor]:
     with torch.no_grad():
-        results = listed(subject.run(*arguments.values()))
+        results = listed(run(*(arguments[name] for name in subject.operator.parameters)))
     if subject.runtime is not None:
         subject.runtime.synchronize()
     return results
@@ -103,52 +152,15 @@ def _placed(guard: Guard, name: str, argument: Any, strided: bool) -> Any:
     return tree_map_only(Tensor, lambda t: guard.place(name, t, padded_strides(t) if strided else None), argument)
 
 
-def _plain(subject: Implementation, arguments: Arguments, strided: bool, done: Execution) -> list[Tensor]:
-    """The call as production makes it, timed."""
-    placed = _own(subject, arguments, strided)
-    asynchronous = subject.runtime is not None and subject.runtime.asynchronous
-    events = (subject.runtime.event(), subject.runtime.event()) if subject.runtime and asynchronous else None
-    begin = time.perf_counter()
-    if events:
-        events[0].record()
-    results = _call(subject, placed)
-    if events:
-        events[1].record()
-    done.seconds = time.perf_counter() - begin
-    done.device_seconds = events[1].seconds_since(events[0]) if events else done.seconds
-    return [t.cpu() for t in (*results, *(placed[n] for n in subject.operator.mutates))]
-
-
-def _own(subject: Implementation, arguments: Arguments, strided: bool) -> dict[str, Any]:
-    """Arguments that the call may write to: copies, in the layout that the case asks for."""
-    moved = _moved(arguments, subject.device)
-    if strided:
-        return {n: _placed(Guard(), n, a, strided) for n, a in moved.items()}
-    return moved | {n: moved[n].clone() for n in subject.operator.mutates if moved[n].nbytes <= LARGE}
-
-
-def _compare(
-    subject: Implementation,
-    contract: Contract,
-    arguments: Arguments,
-    strided: bool,
-    again: list[Tensor],
-    done: Execution,
-) -> None:
+def _compared(call: _Calls, free: dict[int, Tensor], guarded: list[Tensor], again: list[Tensor]) -> list[Gate]:
     """Poison must not matter, nor the day of the week."""
-    if not contract.deterministic or done.outputs is None:
-        return
-    free = contract.free(arguments)
-    differing = _differing(subject, done.outputs, again, free)
+    differing = _differing(call.subject, guarded, again, free)
     if not differing:
-        done.gates += [_yes("reads only what it may", []), _yes("same bits again", [])]
-        return
-    third = _plain(subject, arguments, strided, Execution())
-    if unsteady := _differing(subject, again, third, free):
-        done.gates.append(_yes("same bits again", unsteady))
-    else:
-        told = [f"{d}, where padding and memory not yet written hold NaN" for d in differing]
-        done.gates.append(_yes("reads only what it may", told))
+        return [_yes("reads only what it may", []), _yes("same bits again", [])]
+    if unsteady := _differing(call.subject, again, call.plain(Execution()), free):
+        return [_yes("same bits again", unsteady)]
+    told = [f"{d}, where padding and memory not yet written hold NaN" for d in differing]
+    return [_yes("reads only what it may", told), _yes("same bits again", [])]
 
 
 def _differing(subject: Implementation, left: list[Tensor], right: list[Tensor], free: dict[int, Tensor]) -> list[str]:
@@ -160,12 +172,15 @@ def _differing(subject: Implementation, left: list[Tensor], right: list[Tensor],
     return found
 
 
-def _batch_invariance(subject: Implementation, contract: Contract, arguments: Arguments, whole: list[Tensor]) -> Gate:
+def _batch_invariance(
+    subject: Implementation, contract: Contract, arguments: Arguments, strided: bool, whole: list[Tensor]
+) -> Gate:
     """The first half of the tokens alone gives the bits that it gives among the others."""
     tokens = arguments[contract.rows[0]].shape[0]
-    half = -(-tokens // 2)
-    part = {n: a[:half] if n in contract.rows and isinstance(a, Tensor) else a for n, a in arguments.items()}
-    found = _plain(subject, part, False, Execution())
+    part = {
+        n: a[: -(-tokens // 2)] if n in contract.rows and isinstance(a, Tensor) else a for n, a in arguments.items()
+    }
+    found = _Calls(subject, part, strided, lambda outputs: outputs).plain(Execution())
     same_rows = [w[: len(f)] for f, w in zip(found, whole, strict=True)]
     return _yes("same bits in another batch", _differing(subject, found, same_rows, {}))
 
@@ -173,9 +188,9 @@ def _batch_invariance(subject: Implementation, contract: Contract, arguments: Ar
 def _refusal(subject: Implementation, arguments: Arguments, raises: str) -> Execution:
     """A call that the contract forbids has to raise, by the next synchronisation, and leave its arguments as they were."""
     placed, done = _moved(arguments, subject.device), Execution()
-    before = {n: [t.clone() for t in tensors(a)] for n, a in placed.items()}
+    before = _copies(placed)
     try:
-        _call(subject, placed)
+        _call(subject, subject.run, placed)
         found = [f"it returned, and should have raised {raises}"]
     except Exception as error:
         kinds = [k.__name__ for k in type(error).__mro__]
@@ -188,7 +203,7 @@ def _shapes(subject: Implementation, arguments: Arguments, found: list[Tensor]) 
     """Number, dtype, shape and stride of the outputs are those that the operator's shape rule gives."""
     operator = subject.operator
     meta = {n: tree_map_only(Tensor, lambda t: t.to("meta"), a) for n, a in arguments.items()}
-    expected = [*listed(operator.fake(*meta.values())), *(None for _ in operator.mutates)]
+    expected = [*listed(operator.fake(*(meta[n] for n in operator.parameters))), *(None for _ in operator.mutates)]
     if len(found) != len(expected):
         return _yes("shapes", [f"{len(found)} outputs, not {len(expected)}"])
     wrong = [

@@ -63,14 +63,15 @@ def itself(judged: Sequence[Gate]) -> list[Gate]:
     ]
 
 
-def nulls(operator: Operator[..., Any], arguments: Arguments, stale: list[Tensor], found: Truth) -> dict[str, Fate]:
-    """Whether the gates see kernels that compute nothing. `stale`: the right answer to another draw of the same case."""
+def nulls(
+    operator: Operator[..., Any], arguments: Arguments, stale: list[Tensor] | None, found: Truth
+) -> dict[str, Fate]:
+    """Whether the gates see kernels that compute nothing. `stale`: the right answer to another draw, where there is one."""
     fakes = {
         "zeros": [torch.zeros_like(t) for t in found.yardstick],
         "NaN": [_filled(t) for t in found.yardstick],
         "input": [_copied(t, tensors(dict(arguments))) for t in found.yardstick],
-        "stale": stale,
-    }
+    } | ({} if stale is None else {"stale": stale})
     return {name: _fate(operator, arguments, fake, found) for name, fake in fakes.items()}
 
 
