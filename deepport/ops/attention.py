@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from deepport.formats import accumulation
 from deepport.op import operator
 from deepport.ops.cache import ragged, shuffled_table
-from deepport.ragged import read_pages, segments
+from deepport.ragged import page_rows, read_pages, segments
 from deepport.spec import FLOATS, Case, Cost, Tolerance, case, nbytes, normal
 
 _BLOCK = 64
@@ -28,20 +28,29 @@ def _index_topk_cost(
     return Cost(2.0 * q.numel() * entries, nbytes(q, weights, positions) + keys + 4.0 * q.shape[0] * k)
 
 
-def _index_topk_arguments(
-    g: Generator, lengths: tuple[int, ...], first: tuple[int, ...], k: int, tied: bool, dtype: torch.dtype
+def index_arguments(
+    g: Generator,
+    lengths: tuple[int, ...],
+    first: tuple[int, ...],
+    k: int,
+    tied: bool,
+    dtype: torch.dtype,
+    heads: int = 8,
+    size: int = 16,
+    page: int = 8,
+    ratio: int = 4,
 ) -> dict[str, Any]:
     positions, cu_seqlens = ragged(lengths, first, padding=1)
-    max_pages = max(f + n for f, n in zip(first, lengths, strict=True)) // 4 // 8 + 1
-    pages = normal(g, len(lengths) * max_pages, 8, 16, dtype=dtype)
+    max_pages = max(f + n for f, n in zip(first, lengths, strict=True)) // ratio // page + 1
+    pages = normal(g, len(lengths) * max_pages, page, size, dtype=dtype)
     return {
-        "q": normal(g, positions.shape[0], 8, 16, dtype=dtype),
-        "weights": normal(g, positions.shape[0], 8, scale=0.1),
+        "q": normal(g, positions.shape[0], heads, size, dtype=dtype),
+        "weights": normal(g, positions.shape[0], heads, scale=0.1),
         "pages": torch.ones_like(pages) if tied else pages,
         "table": shuffled_table(g, len(lengths), max_pages),
         "positions": positions,
         "cu_seqlens": cu_seqlens,
-        "ratio": 4,
+        "ratio": ratio,
         "k": k,
     }
 
@@ -50,8 +59,8 @@ def _index_topk_cases() -> Iterator[Case]:
     for lengths, first in (((1,), (0,)), ((1, 1), (3, 130)), ((70, 0, 9), (0, 5, 41)), ((0,), (0,))):
         for k in (4, 64):
             for dtype in FLOATS:
-                yield case(_index_topk_arguments, lengths=lengths, first=first, k=k, tied=False, dtype=dtype)
-    yield case(_index_topk_arguments, lengths=(50,), first=(20,), k=8, tied=True, dtype=torch.float32)
+                yield case(index_arguments, lengths=lengths, first=first, k=k, tied=False, dtype=dtype)
+    yield case(index_arguments, lengths=(50,), first=(20,), k=8, tied=True, dtype=torch.float32)
 
 
 @operator(
@@ -74,7 +83,7 @@ def index_topk(
 
     q [T, H, D]; weights [T, H], already times `H^-0.5 D^-0.5`; keys in pages [P, page, D], table [B, max_pages] int32.
     Returns [T, k] int32: the chosen ids ascending, then -1. Ties go to the lowest id; a NaN score is never chosen; where
-    there are fewer than k candidates all are chosen.
+    there are fewer than k candidates all are chosen. Padding's rows are left open.
     """
     chosen = torch.full((q.shape[0], k), -1, dtype=torch.int32, device=q.device)
     wide = accumulation(q.dtype)
@@ -92,24 +101,34 @@ def index_topk(
     return chosen
 
 
-def _attention_arguments(
+def attention_arguments(
     g: Generator,
     lengths: tuple[int, ...],
     first: tuple[int, ...],
     scope: str,
     sink: bool,
     dtype: torch.dtype,
+    heads: int = 4,
+    size: int = 32,
+    page: int = 8,
+    window: int = 12,
+    k: int = 6,
+    ratio: int = 0,
+    ring: bool = False,
 ) -> dict[str, Any]:
-    """`scope`: window only, `selected` entries at ratio 4, or `all` entries at ratio 16."""
-    heads, size, page, window = 4, 32, 8, 12
-    ratio = {"window": 0, "selected": 4, "all": 16}[scope]
+    """`scope`: window only, `selected` entries at ratio 4, or `all` entries at ratio 16, unless another ratio is given.
+
+    `ring`: window pages are used again once the window has left them, as the model's cache does.
+    """
+    ratio = ratio or {"window": 0, "selected": 4, "all": 16}[scope]
     positions, cu_seqlens = ragged(lengths, first, padding=1)
     ends = [f + n for f, n in zip(first, lengths, strict=True)]
-    b, window_pages = len(lengths), max(ends) // page + 1
+    b, logical = len(lengths), max(ends) // page + 1
+    physical = min(logical, (window - 1 + max(lengths)) // page + 2) if ring else logical
     arguments: dict[str, Any] = {
         "q": normal(g, positions.shape[0], heads, size, dtype=dtype),
-        "window_pages": normal(g, b * window_pages, page, size, dtype=dtype),
-        "window_table": shuffled_table(g, b, window_pages),
+        "window_pages": normal(g, b * physical, page, size, dtype=dtype),
+        "window_table": shuffled_table(g, b, physical)[:, torch.arange(logical) % physical],
         "compressed_pages": None,
         "compressed_table": None,
         "indices": None,
@@ -125,7 +144,7 @@ def _attention_arguments(
         arguments["compressed_pages"] = normal(g, b * pages, page, size, dtype=dtype)
         arguments["compressed_table"] = shuffled_table(g, b, pages)
     if scope == "selected":
-        arguments["indices"] = _random_selection(g, (positions + 1) // ratio, k=6)
+        arguments["indices"] = _random_selection(g, (positions + 1) // ratio, k)
     return arguments
 
 
@@ -142,8 +161,8 @@ def _attention_cases() -> Iterator[Case]:
     for lengths, first in (((1,), (0,)), ((1, 1, 1), (11, 12, 63)), ((70, 0, 9), (0, 5, 41)), ((0,), (0,))):
         for scope in ("window", "selected", "all"):
             for dtype in FLOATS:
-                yield case(_attention_arguments, lengths=lengths, first=first, scope=scope, sink=True, dtype=dtype)
-    yield case(_attention_arguments, lengths=(13,), first=(9,), scope="all", sink=False, dtype=torch.float32)
+                yield case(attention_arguments, lengths=lengths, first=first, scope=scope, sink=True, dtype=dtype)
+    yield case(attention_arguments, lengths=(13,), first=(9,), scope="all", sink=False, dtype=torch.float32)
 
 
 def _attention_cost(
@@ -194,7 +213,7 @@ def sparse_attention(
 
     q [T, H, D]; window_pages [P, page, D] with window_table [B, max_pages] int32, which hold the new tokens too;
     compressed_pages and compressed_table likewise, or None; indices [T, K] int32, -1 for none; sink [H] float32 or None;
-    positions, cu_seqlens as in `deepport.ragged`.
+    positions, cu_seqlens as in `deepport.ragged`. What a token does not see has no effect on it, NaN or not.
     Returns (o [T, H, D] in q's dtype, lse [T, H] float32: the natural log of the denominator without the sink). A row that
     sees nothing, and padding, has o = 0 and lse = -inf. Only o has a gradient.
     """
@@ -217,9 +236,10 @@ def sparse_attention(
 
 def _window_scope(pages: Tensor, table: Tensor, b: int, positions: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Keys `[S, D]` that some of these tokens sees, and `[T, S]` which sees which."""
-    keys = torch.arange(max(int(positions.min()) - size + 1, 0), int(positions.max()) + 1, device=positions.device)
-    behind = positions[:, None] - keys
-    return read_pages(pages, table, b, keys), (behind >= 0) & (behind < size)
+    entries = torch.arange(max(int(positions.min()) - size + 1, 0), int(positions.max()) + 1, device=positions.device)
+    behind = positions[:, None] - entries
+    visible = (behind >= 0) & (behind < size)
+    return _unseen(read_pages(pages, table, b, entries), visible), visible
 
 
 def _compressed_scope(
@@ -228,11 +248,24 @@ def _compressed_scope(
     """Keys `[S, D]` for all tokens or, selected, `[T, K, D]` for each, and which is visible."""
     if indices is not None:
         visible = indices >= 0
-        keys = read_pages(pages, table, b, indices.clamp(min=0).long())
-        return keys.masked_fill(~visible[..., None], 0.0), visible  # entry 0 may be unwritten memory: 0 * NaN is NaN
+        # Where nothing is selected the table may hold anything; row 0 is there.
+        rows = page_rows(table, pages.shape[1], b, indices.clamp(min=0).long()).masked_fill(~visible, 0)
+        keys = pages.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, rows.shape)
+        return keys.masked_fill(~visible[..., None], 0.0), visible  # it may be unwritten memory: 0 * NaN is NaN
     ready = (positions + 1) // ratio
     entries = torch.arange(int(ready.max()), device=positions.device)
-    return read_pages(pages, table, b, entries), entries < ready[:, None]
+    visible = entries < ready[:, None]
+    return _unseen(read_pages(pages, table, b, entries), visible), visible
+
+
+def _unseen(keys: Tensor, visible: Tensor) -> Tensor:
+    """Keys `[S, D]` of all tokens; where one is not finite, `[T, S, D]` without those that a token does not see.
+
+    A weight of 0 hides a finite key only.
+    """
+    if bool(keys.detach().sum().isfinite()):  # a sum that overflows only costs time
+        return keys
+    return keys.expand(len(visible), *keys.shape).masked_fill(~visible[..., None], 0.0)
 
 
 def _attend(q: Tensor, scopes: list[tuple[Tensor, Tensor]], sink: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:

@@ -23,15 +23,21 @@ def shuffled_table(g: Generator, sequences: int, max_pages: int) -> Tensor:
     return torch.randperm(sequences * max_pages, generator=g).view(sequences, max_pages).int()
 
 
-def _arguments(
-    g: Generator, lengths: tuple[int, ...], first: tuple[int, ...], page: int, padding: int, dtype: torch.dtype
+def write_arguments(
+    g: Generator,
+    lengths: tuple[int, ...],
+    first: tuple[int, ...],
+    page: int,
+    padding: int,
+    dtype: torch.dtype,
+    width: int = 24,
 ) -> dict[str, Any]:
     positions, cu_seqlens = ragged(lengths, first, padding)
     max_pages = max(f + n for f, n in zip(first, lengths, strict=True)) // page + 1
     return {
-        "pages": normal(g, len(lengths) * max_pages, page, 24, dtype=dtype),
+        "pages": normal(g, len(lengths) * max_pages, page, width, dtype=dtype),
         "table": shuffled_table(g, len(lengths), max_pages),
-        "values": normal(g, positions.shape[0], 24, dtype=dtype),
+        "values": normal(g, positions.shape[0], width, dtype=dtype),
         "positions": positions,
         "cu_seqlens": cu_seqlens,
     }
@@ -46,7 +52,7 @@ def _cases() -> Iterator[Case]:
         ((33,), (31,), 16, 0),
     ):
         for dtype in FLOATS:
-            yield case(_arguments, lengths=lengths, first=first, page=page, padding=padding, dtype=dtype)
+            yield case(write_arguments, lengths=lengths, first=first, page=page, padding=padding, dtype=dtype)
 
 
 def _cost(pages: Tensor, table: Tensor, values: Tensor, positions: Tensor, cu_seqlens: Tensor) -> Cost:

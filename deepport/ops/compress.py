@@ -22,11 +22,17 @@ def empty_state(slots: int, ratio: int, overlap: bool, channels: int, dtype: tor
     return state
 
 
-def _arguments(
-    g: Generator, lengths: tuple[int, ...], first: tuple[int, ...], ratio: int, overlap: bool, dtype: torch.dtype
+def compress_arguments(
+    g: Generator,
+    lengths: tuple[int, ...],
+    first: tuple[int, ...],
+    ratio: int,
+    overlap: bool,
+    dtype: torch.dtype,
+    width: int = 16,
 ) -> dict[str, Any]:
     positions, cu_seqlens = ragged(lengths, first, padding=1)
-    channels = 16 * (1 + overlap)
+    channels = width * (1 + overlap)
     state = empty_state(len(lengths) + 1, ratio, overlap, channels, dtype, "cpu")
     slots = torch.randperm(len(lengths) + 1, generator=g)[: len(lengths)].int()
     for slot, f in zip(slots.tolist(), first, strict=True):
@@ -56,8 +62,8 @@ def _cases() -> Iterator[Case]:
     ):
         for overlap in (False, True):
             for dtype in FLOATS:
-                yield case(_arguments, lengths=lengths, first=first, ratio=4, overlap=overlap, dtype=dtype)
-    yield case(_arguments, lengths=(300, 5), first=(0, 127), ratio=128, overlap=False, dtype=torch.float32)
+                yield case(compress_arguments, lengths=lengths, first=first, ratio=4, overlap=overlap, dtype=dtype)
+    yield case(compress_arguments, lengths=(300, 5), first=(0, 127), ratio=128, overlap=False, dtype=torch.float32)
 
 
 def _cost(
@@ -112,8 +118,8 @@ def compress_kv(
 
     kv, gate [T, C] with C = (2 if overlap else 1) * D; position_bias [ratio, C], added by the token's slot in its own window;
     state [S, (2 or 1) * ratio, 2*C] float32, of which `slots [B] int32` are these sequences' rows: kv and (biased) gate of
-    the tokens of the unfinished window, after those of the previous window with overlap; positions, cu_seqlens as in
-    `deepport.ragged`, going on where the state stops.
+    the tokens of the unfinished window, after those of the previous window with overlap. What lies behind the last of these
+    tokens is never read, and left open. positions, cu_seqlens as in `deepport.ragged`, going on where the state stops.
 
     Returns (entries [N, D] in kv's dtype with N = T//ratio + B, all sequences' one after another, zeros at the end;
     ids [N] int64, each entry's place in its own sequence, -1 at the end; cu_entries [B+1] int32; the new state, without a

@@ -29,7 +29,7 @@ def quantized(g: Generator, *shape: int, dtype: torch.dtype, format: str) -> dic
     return {"w": data, "scale": scale, "format": format}
 
 
-def _linear_arguments(g: Generator, tkn: tuple[int, int, int], dtype: torch.dtype, format: str) -> dict[str, Any]:
+def linear_arguments(g: Generator, tkn: tuple[int, int, int], dtype: torch.dtype, format: str) -> dict[str, Any]:
     t, k, n = tkn
     return {"x": normal(g, t, k, dtype=dtype), **quantized(g, n, k, dtype=dtype, format=format)}
 
@@ -37,9 +37,9 @@ def _linear_arguments(g: Generator, tkn: tuple[int, int, int], dtype: torch.dtyp
 def _linear_cases() -> Iterator[Case]:
     for tkn in ((0, 64, 32), (1, 256, 96), (7, 64, 33), (33, 256, 128)):
         for dtype in FLOATS:
-            yield case(_linear_arguments, tkn=tkn, dtype=dtype, format=formats.PLAIN)
+            yield case(linear_arguments, tkn=tkn, dtype=dtype, format=formats.PLAIN)
     for format in ("fp8_e4m3:128x128", "fp8_e4m3:32x32", "fp8_e4m3fnuz:128x128", "mxfp4", "int8:row", "int8:channel"):
-        yield case(_linear_arguments, tkn=(5, 256, 160), dtype=torch.bfloat16, format=format)
+        yield case(linear_arguments, tkn=(5, 256, 160), dtype=torch.bfloat16, format=format)
 
 
 def _linear_fake(x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = formats.PLAIN) -> Tensor:
@@ -57,7 +57,7 @@ def linear(x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = form
     return torch.nn.functional.linear(x.to(wide), formats.decode(w, scale, format, wide)).to(x.dtype)
 
 
-def _block_linear_arguments(g: Generator, tgkn: tuple[int, ...], dtype: torch.dtype, format: str) -> dict[str, Any]:
+def block_linear_arguments(g: Generator, tgkn: tuple[int, ...], dtype: torch.dtype, format: str) -> dict[str, Any]:
     t, groups, k, n = tgkn
     return {"x": normal(g, t, groups, k, dtype=dtype), **quantized(g, groups, n, k, dtype=dtype, format=format)}
 
@@ -65,8 +65,8 @@ def _block_linear_arguments(g: Generator, tgkn: tuple[int, ...], dtype: torch.dt
 def _block_linear_cases() -> Iterator[Case]:
     for tgkn in ((0, 2, 32, 16), (1, 4, 64, 24), (9, 2, 128, 40)):
         for dtype in FLOATS:
-            yield case(_block_linear_arguments, tgkn=tgkn, dtype=dtype, format=formats.PLAIN)
-    yield case(_block_linear_arguments, tgkn=(5, 2, 128, 128), dtype=torch.bfloat16, format="fp8_e4m3:128x128")
+            yield case(block_linear_arguments, tgkn=tgkn, dtype=dtype, format=formats.PLAIN)
+    yield case(block_linear_arguments, tgkn=(5, 2, 128, 128), dtype=torch.bfloat16, format="fp8_e4m3:128x128")
 
 
 def _block_linear_cost(x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = formats.PLAIN) -> Cost:
@@ -99,7 +99,7 @@ def _rms_norm_cost(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -
     return Cost(4.0 * x.numel(), 2 * nbytes(x) + nbytes(weight))
 
 
-def _rms_norm_arguments(g: Generator, shape: tuple[int, ...], weighted: bool, dtype: torch.dtype) -> dict[str, Any]:
+def rms_norm_arguments(g: Generator, shape: tuple[int, ...], weighted: bool, dtype: torch.dtype) -> dict[str, Any]:
     weight = 1 + normal(g, shape[-1], scale=0.1) if weighted else None
     return {"x": normal(g, *shape, dtype=dtype), "weight": weight, "eps": 1e-6}
 
@@ -108,7 +108,7 @@ def _rms_norm_cases() -> Iterator[Case]:
     for shape in ((0, 8), (1, 1), (3, 7), (5, 2, 64), (16, 128)):
         for weighted in (True, False):
             for dtype in FLOATS:
-                yield case(_rms_norm_arguments, shape=shape, weighted=weighted, dtype=dtype)
+                yield case(rms_norm_arguments, shape=shape, weighted=weighted, dtype=dtype)
 
 
 @operator(
@@ -132,7 +132,7 @@ def _rotary_cost(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool = False) -> 
     return Cost(3.0 * x[..., 0].numel() * 2 * cos.shape[-1], 2 * nbytes(x) + nbytes(cos, sin))
 
 
-def _rotary_arguments(
+def rotary_arguments(
     g: Generator, shape: tuple[int, ...], pairs: int, inverse: bool, dtype: torch.dtype
 ) -> dict[str, Any]:
     angle = torch.rand(shape[0], pairs, generator=g) * 1000
@@ -143,7 +143,7 @@ def _rotary_cases() -> Iterator[Case]:
     for shape, pairs in (((0, 2, 8), 2), ((1, 16), 8), ((5, 3, 24), 4), ((7, 2, 64), 16)):
         for inverse in (False, True):
             for dtype in FLOATS:
-                yield case(_rotary_arguments, shape=shape, pairs=pairs, inverse=inverse, dtype=dtype)
+                yield case(rotary_arguments, shape=shape, pairs=pairs, inverse=inverse, dtype=dtype)
 
 
 @operator(

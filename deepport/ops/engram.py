@@ -14,7 +14,7 @@ from deepport.ragged import segments, sequence_of_row
 from deepport.spec import EXACT, FLOATS, Case, Cost, Tolerance, case, nbytes, normal
 
 
-def _hash_arguments(
+def hash_arguments(
     g: Generator, lengths: tuple[int, ...], layers: int, orders: int, heads: int, boundary: int | None, vocabulary: int
 ) -> dict[str, Any]:
     total = sum(lengths)
@@ -35,8 +35,8 @@ def _hash_arguments(
 def _hash_cases() -> Iterator[Case]:
     for lengths in ((1,), (1, 1, 1), (0, 9, 2, 30), (0,)):
         for boundary in (None, 0):
-            yield case(_hash_arguments, lengths=lengths, layers=2, orders=2, heads=3, boundary=boundary, vocabulary=7)
-    yield case(_hash_arguments, lengths=(40,), layers=1, orders=3, heads=8, boundary=None, vocabulary=99092)
+            yield case(hash_arguments, lengths=lengths, layers=2, orders=2, heads=3, boundary=boundary, vocabulary=7)
+    yield case(hash_arguments, lengths=(40,), layers=1, orders=3, heads=8, boundary=None, vocabulary=99092)
 
 
 @operator(
@@ -63,7 +63,8 @@ def engram_hash(
     last, -1 before the start and for dead tokens; cu_seqlens [B+1] int32; multipliers [L, N]; moduli and offsets
     [L, N-1, heads]: per layer, order (2 first) and head; pad, and boundary (a token that ends the look-back, itself seen as
     pad; None for none) are compressed ids; dead [T] bool or None. A dead token itself sees pad only.
-    Returns [L, T, (N-1)*heads] int64. The same tokens give the same rows in chunks, one by one, or at once.
+    Returns [L, T, (N-1)*heads] int64; padding's are left open. The same tokens give the same rows in chunks, one by one, or at
+    once.
     """
     orders = multipliers.shape[1] - 1
     if dead is not None:
@@ -85,7 +86,7 @@ def engram_hash(
     return torch.cat(blocks, -1)
 
 
-def _gather_arguments(
+def gather_arguments(
     g: Generator, rows: int, width: int, shape: tuple[int, ...], dtype: torch.dtype, format: str
 ) -> dict[str, Any]:
     table = normal(g, rows, width, dtype=dtype)
@@ -98,7 +99,7 @@ def _gather_cases() -> Iterator[Case]:
     for shape in ((0, 4), (1, 1), (7, 16)):
         for dtype in FLOATS:
             for format in (formats.PLAIN, "fp8_e4m3:1x32", "int8:row", "mxfp4"):
-                yield case(_gather_arguments, rows=50, width=64, shape=shape, dtype=dtype, format=format)
+                yield case(gather_arguments, rows=50, width=64, shape=shape, dtype=dtype, format=format)
 
 
 @operator(
@@ -153,7 +154,7 @@ def _packing(format: str) -> int:
     return 1 if format == formats.PLAIN else formats.parse(format).packing
 
 
-def _gate_arguments(g: Generator, tokens: int, n: int, width: int, zero: str, dtype: torch.dtype) -> dict[str, Any]:
+def gate_arguments(g: Generator, tokens: int, n: int, width: int, zero: str, dtype: torch.dtype) -> dict[str, Any]:
     key = normal(g, tokens, n, width, dtype=dtype)
     key[:1] = 0  # a dot product of exactly zero, where the conventions differ
     return {
@@ -172,7 +173,7 @@ def _gate_cases() -> Iterator[Case]:
     for tokens, n, width in ((0, 4, 16), (1, 4, 64), (9, 2, 33)):
         for zero in ("half", "copysign", "positive"):
             for dtype in FLOATS:
-                yield case(_gate_arguments, tokens=tokens, n=n, width=width, zero=zero, dtype=dtype)
+                yield case(gate_arguments, tokens=tokens, n=n, width=width, zero=zero, dtype=dtype)
 
 
 @operator(
@@ -214,10 +215,16 @@ def _sign(d: Tensor, zero: str) -> Tensor:
     raise ValueError(f"engram_gate: no convention for zero is called {zero!r}; there are: half, copysign, positive")
 
 
-def _conv_arguments(
-    g: Generator, lengths: tuple[int, ...], kernel: int, dilation: int, dtype: torch.dtype
+def conv_arguments(
+    g: Generator,
+    lengths: tuple[int, ...],
+    kernel: int,
+    dilation: int,
+    dtype: torch.dtype,
+    n: int = 2,
+    width: int = 8,
 ) -> dict[str, Any]:
-    n, width, total = 2, 8, sum(lengths)
+    total = sum(lengths)
     return {
         "gated": normal(g, total + 1, n, width, dtype=dtype),
         "w_norm": 1 + normal(g, n, width, scale=0.1),
@@ -234,7 +241,7 @@ def _conv_cases() -> Iterator[Case]:
     for lengths in ((1,), (1, 1, 1), (0, 9, 2, 30), (0,)):
         for kernel, dilation in ((4, 3), (3, 1), (1, 2)):
             for dtype in FLOATS:
-                yield case(_conv_arguments, lengths=lengths, kernel=kernel, dilation=dilation, dtype=dtype)
+                yield case(conv_arguments, lengths=lengths, kernel=kernel, dilation=dilation, dtype=dtype)
 
 
 def _conv_cost(

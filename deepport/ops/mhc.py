@@ -11,7 +11,9 @@ from deepport.op import operator
 from deepport.spec import FLOATS, Case, Cost, Tolerance, case, nbytes, normal
 
 
-def _arguments(g: Generator, tokens: int, n: int, width: int, outputs: str, dtype: torch.dtype) -> dict[str, Any]:
+def collapse_arguments(
+    g: Generator, tokens: int, n: int, width: int, outputs: str, dtype: torch.dtype
+) -> dict[str, Any]:
     """`outputs`: pre (which makes post and comb too) or head."""
     rows = n * (2 + n) if outputs == "pre" else n
     shared = {
@@ -26,13 +28,13 @@ def _arguments(g: Generator, tokens: int, n: int, width: int, outputs: str, dtyp
 def _pre_cases() -> Iterator[Case]:
     for tokens, n, width in ((0, 4, 16), (1, 4, 64), (9, 2, 32), (5, 6, 24)):
         for dtype in FLOATS:
-            yield case(_arguments, tokens=tokens, n=n, width=width, outputs="pre", dtype=dtype)
+            yield case(collapse_arguments, tokens=tokens, n=n, width=width, outputs="pre", dtype=dtype)
 
 
 def _head_cases() -> Iterator[Case]:
     for tokens, n, width in ((0, 4, 16), (1, 4, 64), (9, 2, 32)):
         for dtype in FLOATS:
-            yield case(_arguments, tokens=tokens, n=n, width=width, outputs="head", dtype=dtype)
+            yield case(collapse_arguments, tokens=tokens, n=n, width=width, outputs="head", dtype=dtype)
 
 
 def _mixes(streams: Tensor, fn: Tensor, norm_eps: float) -> Tensor:
@@ -93,7 +95,7 @@ def mhc_pre(
     return _collapse(streams, a_pre.sigmoid() + eps), 2 * a_post.sigmoid(), comb.contiguous()
 
 
-def _post_arguments(g: Generator, tokens: int, n: int, width: int, dtype: torch.dtype) -> dict[str, Any]:
+def post_arguments(g: Generator, tokens: int, n: int, width: int, dtype: torch.dtype) -> dict[str, Any]:
     return {
         "y": normal(g, tokens, width, dtype=dtype),
         "streams": normal(g, tokens, n, width, dtype=dtype),
@@ -105,7 +107,7 @@ def _post_arguments(g: Generator, tokens: int, n: int, width: int, dtype: torch.
 def _post_cases() -> Iterator[Case]:
     for tokens, n, width in ((0, 4, 16), (1, 4, 64), (9, 2, 33)):
         for dtype in FLOATS:
-            yield case(_post_arguments, tokens=tokens, n=n, width=width, dtype=dtype)
+            yield case(post_arguments, tokens=tokens, n=n, width=width, dtype=dtype)
 
 
 @operator(

@@ -23,39 +23,48 @@ def _sqrtsoftplus(x: Tensor) -> Tensor:
     return torch.where(positive, y, 1.0).sqrt() * positive
 
 
-_SCORING: dict[str, Callable[[Tensor], Tensor]] = {
+SCORING: dict[str, Callable[[Tensor], Tensor]] = {
     "sqrtsoftplus": _sqrtsoftplus,
     "sigmoid": torch.sigmoid,
     "softmax": lambda x: x.softmax(-1),
 }
+"""By name, from logits `[T, E]`."""
 
 
-def _route_arguments(
-    g: Generator, tokens: int, experts: int, k: int, scoring: str, mode: str, dtype: torch.dtype
+def route_arguments(
+    g: Generator,
+    tokens: int,
+    experts: int,
+    k: int,
+    scoring: str,
+    mode: str,
+    dtype: torch.dtype,
+    scale: float = 1.5,
+    vocabulary: int = 50,
 ) -> dict[str, Any]:
     """`mode`: learned choice with a bias, `bare` without one, `tied` (all logits equal), or a `hash` table."""
     logits = torch.zeros(tokens, experts, dtype=dtype) if mode == "tied" else normal(g, tokens, experts, dtype=dtype)
-    table = torch.stack([torch.randperm(experts, generator=g)[:k] for _ in range(50)])
+    table = torch.stack([torch.randperm(experts, generator=g)[:k] for _ in range(vocabulary)])
     hashed = mode == "hash"
     return {
         "logits": logits,
         "bias": normal(g, experts, scale=0.1) if mode == "learned" else None,
         "k": k,
         "scoring": scoring,
-        "scale": 1.5,
+        "scale": scale,
         "table": table if hashed else None,
-        "input_ids": torch.randint(0, 50, (tokens,), generator=g) if hashed else None,
+        "input_ids": torch.randint(0, vocabulary, (tokens,), generator=g) if hashed else None,
     }
 
 
 def _route_cases() -> Iterator[Case]:
-    for scoring in _SCORING:
+    for scoring in SCORING:
         for mode in ("learned", "bare", "tied", "hash"):
-            yield case(_route_arguments, tokens=17, experts=16, k=4, scoring=scoring, mode=mode, dtype=torch.float32)
+            yield case(route_arguments, tokens=17, experts=16, k=4, scoring=scoring, mode=mode, dtype=torch.float32)
     for tokens in (0, 1):
         for dtype in FLOATS:
             yield case(
-                _route_arguments, tokens=tokens, experts=8, k=8, scoring="sqrtsoftplus", mode="learned", dtype=dtype
+                route_arguments, tokens=tokens, experts=8, k=8, scoring="sqrtsoftplus", mode="learned", dtype=dtype
             )
 
 
@@ -88,11 +97,11 @@ def route(
     logits [T, E]; bias [E] float32 or None; scoring is sqrtsoftplus, sigmoid or softmax; table [V, k] int64 of ids distinct in
     each row, with input_ids [T] int64 (not together with a bias). Returns (weights [T, k] float32, ids [T, k] int32).
     """
-    if scoring not in _SCORING:
-        raise ValueError(f"route: no scoring function is called {scoring!r}; there are: {', '.join(_SCORING)}")
+    if scoring not in SCORING:
+        raise ValueError(f"route: no scoring function is called {scoring!r}; there are: {', '.join(SCORING)}")
     if (table is None) != (input_ids is None) or (table is not None and bias is not None):
         raise ValueError("route: a table needs input_ids and no bias; without a table there are no input_ids")
-    scores = _SCORING[scoring](logits.to(accumulation(logits.dtype)))
+    scores = SCORING[scoring](logits.to(accumulation(logits.dtype)))
     if table is not None and input_ids is not None:
         ids = table[input_ids]
     else:
@@ -108,18 +117,18 @@ def _distinct_ids(g: Generator, tokens: int, k: int, experts: int, dropped: bool
     return ids.masked_fill(torch.rand(tokens, k, generator=g) < 0.3, -1) if dropped else ids
 
 
-def _dispatch_arguments(
-    g: Generator, tokens: int, k: int, experts: int, dropped: bool, dtype: torch.dtype
+def dispatch_arguments(
+    g: Generator, tokens: int, k: int, experts: int, dropped: bool, dtype: torch.dtype, width: int = 24
 ) -> dict[str, Any]:
     ids = _distinct_ids(g, tokens, k, experts, dropped)
-    return {"x": normal(g, tokens, 24, dtype=dtype), "ids": ids, "experts": experts}
+    return {"x": normal(g, tokens, width, dtype=dtype), "ids": ids, "experts": experts}
 
 
 def _dispatch_cases() -> Iterator[Case]:
     for tokens, k, experts in ((0, 2, 4), (1, 1, 1), (1, 6, 64), (19, 3, 8)):
         for dropped in (False, True):
             for dtype in FLOATS:
-                yield case(_dispatch_arguments, tokens=tokens, k=k, experts=experts, dropped=dropped, dtype=dtype)
+                yield case(dispatch_arguments, tokens=tokens, k=k, experts=experts, dropped=dropped, dtype=dtype)
 
 
 @operator(
@@ -137,7 +146,7 @@ def moe_dispatch(x: Tensor, ids: Tensor, experts: int) -> tuple[Tensor, Tensor, 
     """Sort the tokens' copies by expert, stably: expert e gets the rows `offsets[e]:offsets[e+1]`.
 
     x [T, C]; ids [T, k] int32, -1 for a dropped copy. Returns (rows [T*k, C], offsets [experts+1] int32, inverse [T, k] int32:
-    the row of each copy). Dropped copies lie behind `offsets[experts]`, where nobody reads.
+    the row of each copy). Behind `offsets[experts]` nobody reads: what is there, and where dropped copies are, is left open.
     """
     flat = ids.flatten().long()
     flat = torch.where(flat < 0, experts, flat)
@@ -148,11 +157,13 @@ def moe_dispatch(x: Tensor, ids: Tensor, experts: int) -> tuple[Tensor, Tensor, 
     return x[order // max(ids.shape[1], 1)], offsets, inverse.view(ids.shape).int()
 
 
-def _combine_arguments(g: Generator, tokens: int, k: int, dropped: bool, dtype: torch.dtype) -> dict[str, Any]:
-    ids = _distinct_ids(g, tokens, k, 8, dropped)
-    _, _, inverse = moe_dispatch.reference(torch.empty(tokens, 1), ids, 8)
+def combine_arguments(
+    g: Generator, tokens: int, k: int, dropped: bool, dtype: torch.dtype, width: int = 24, experts: int = 8
+) -> dict[str, Any]:
+    ids = _distinct_ids(g, tokens, k, experts, dropped)
+    _, _, inverse = moe_dispatch.reference(torch.empty(tokens, 1), ids, experts)
     return {
-        "y": normal(g, tokens * k, 24, dtype=dtype),
+        "y": normal(g, tokens * k, width, dtype=dtype),
         "weights": torch.rand(tokens, k, generator=g),
         "inverse": inverse,
         "ids": ids,
@@ -163,7 +174,7 @@ def _combine_cases() -> Iterator[Case]:
     for tokens, k in ((0, 2), (1, 1), (19, 3)):
         for dropped in (False, True):
             for dtype in FLOATS:
-                yield case(_combine_arguments, tokens=tokens, k=k, dropped=dropped, dtype=dtype)
+                yield case(combine_arguments, tokens=tokens, k=k, dropped=dropped, dtype=dtype)
 
 
 @operator(
@@ -179,15 +190,15 @@ def moe_combine(y: Tensor, weights: Tensor, inverse: Tensor, ids: Tensor) -> Ten
     """`out[t] = sum_j weights[t, j] y[inverse[t, j]]` over the copies that were not dropped, in float32.
 
     y [T*k, C]; weights [T, k] float32; inverse [T, k] int32 from `moe_dispatch`; ids [T, k] int32, -1 for a dropped copy, whose
-    row and weight are never read. Returns [T, C] in y's dtype.
+    row, weight and place in `inverse` are never read. Returns [T, C] in y's dtype.
     """
     wide = accumulation(y.dtype)
     dropped = (ids < 0)[..., None]
-    rows = y[inverse.long()].to(wide).masked_fill(dropped, 0.0)
+    rows = y[inverse.long().masked_fill(ids < 0, 0)].to(wide).masked_fill(dropped, 0.0)
     return (rows * weights.to(wide)[..., None].masked_fill(dropped, 0.0)).sum(1).to(y.dtype)
 
 
-def _grouped_arguments(
+def grouped_arguments(
     g: Generator, counts: tuple[int, ...], kn: tuple[int, int], dtype: torch.dtype, format: str
 ) -> dict[str, Any]:
     k, n = kn
@@ -199,9 +210,9 @@ def _grouped_arguments(
 def _grouped_cases() -> Iterator[Case]:
     for counts in ((0, 0), (1, 0, 5), (3, 2, 0, 9)):
         for dtype in FLOATS:
-            yield case(_grouped_arguments, counts=counts, kn=(32, 24), dtype=dtype, format=formats.PLAIN)
+            yield case(grouped_arguments, counts=counts, kn=(32, 24), dtype=dtype, format=formats.PLAIN)
     for format in ("mxfp4", "fp8_e4m3:128x128", "int8:row"):
-        yield case(_grouped_arguments, counts=(1, 0, 5), kn=(128, 128), dtype=torch.bfloat16, format=format)
+        yield case(grouped_arguments, counts=(1, 0, 5), kn=(128, 128), dtype=torch.bfloat16, format=format)
 
 
 @operator(
@@ -235,10 +246,10 @@ def _swiglu_cases() -> Iterator[Case]:
     for shape in ((0, 8), (1, 1), (5, 48)):
         for limit in (None, 1.0, 10.0):
             for dtype in FLOATS:
-                yield case(_swiglu_arguments, shape=shape, limit=limit, dtype=dtype)
+                yield case(swiglu_arguments, shape=shape, limit=limit, dtype=dtype)
 
 
-def _swiglu_arguments(g: Generator, shape: tuple[int, int], limit: float | None, dtype: torch.dtype) -> dict[str, Any]:
+def swiglu_arguments(g: Generator, shape: tuple[int, int], limit: float | None, dtype: torch.dtype) -> dict[str, Any]:
     gate, up = normal(g, *shape, dtype=dtype, scale=3), normal(g, *shape, dtype=dtype, scale=3)
     return {"gate": gate, "up": up, "limit": limit}
 
@@ -262,11 +273,19 @@ def swiglu(gate: Tensor, up: Tensor, limit: float | None = None) -> Tensor:
     return (functional.silu(gate_wide) * up_wide).to(gate.dtype).contiguous()
 
 
-def _experts_arguments(
-    g: Generator, tokens: int, k: int, experts: int, ids: str, dtype: torch.dtype, format: str
+def experts_arguments(
+    g: Generator,
+    tokens: int,
+    k: int,
+    experts: int,
+    ids: str,
+    dtype: torch.dtype,
+    format: str,
+    width: int = 64,
+    hidden: int = 64,
+    limit: float | None = 1.0,
 ) -> dict[str, Any]:
     """`ids`: distinct, dropped (some -1) or duplicate."""
-    width, hidden = 64, 64
     chosen = _distinct_ids(g, tokens, k, experts, dropped=ids == "dropped")
     w13 = quantized(g, experts, 2 * hidden, width, dtype=dtype, format=format)
     w2 = quantized(g, experts, width, hidden, dtype=dtype, format=format)
@@ -276,7 +295,7 @@ def _experts_arguments(
         "weights": torch.rand(tokens, k, generator=g),
         "w13": w13["w"],
         "w2": w2["w"],
-        "limit": 1.0,
+        "limit": limit,
         "w13_scale": w13["scale"],
         "w2_scale": w2["scale"],
         "format": format,
@@ -288,10 +307,10 @@ def _experts_cases() -> Iterator[Case]:
         for ids in ("distinct", "dropped", "duplicate"):
             for dtype in FLOATS:
                 yield case(
-                    _experts_arguments, tokens=tokens, k=k, experts=experts, ids=ids, dtype=dtype, format=formats.PLAIN
+                    experts_arguments, tokens=tokens, k=k, experts=experts, ids=ids, dtype=dtype, format=formats.PLAIN
                 )
     for format in ("mxfp4", "fp8_e4m3:32x32", "int8:row"):
-        yield case(_experts_arguments, tokens=9, k=3, experts=8, ids="distinct", dtype=torch.bfloat16, format=format)
+        yield case(experts_arguments, tokens=9, k=3, experts=8, ids="distinct", dtype=torch.bfloat16, format=format)
 
 
 def _experts_cost(

@@ -21,7 +21,7 @@ _FORMATS = (
 )
 
 
-def _quantize_arguments(
+def quantize_arguments(
     g: Generator, shape: tuple[int, ...], format: str, power_of_two: bool, dtype: torch.dtype
 ) -> dict[str, Any]:
     return {"x": normal(g, *shape, dtype=dtype, scale=7.0), "format": format, "power_of_two": power_of_two}
@@ -31,8 +31,8 @@ def _quantize_cases() -> Iterator[Case]:
     for format in _FORMATS:
         for shape in ((1, 64), (40, 160), (2, 130, 64)):
             for dtype in FLOATS:
-                yield case(_quantize_arguments, shape=shape, format=format, power_of_two=True, dtype=dtype)
-    yield case(_quantize_arguments, shape=(40, 160), format="fp8_e4m3:128x128", power_of_two=False, dtype=torch.float32)
+                yield case(quantize_arguments, shape=shape, format=format, power_of_two=True, dtype=dtype)
+    yield case(quantize_arguments, shape=(40, 160), format="fp8_e4m3:128x128", power_of_two=False, dtype=torch.float32)
 
 
 def _quantize_fake(x: Tensor, format: str, power_of_two: bool = True) -> tuple[Tensor, Tensor]:
@@ -60,7 +60,7 @@ def quantize(x: Tensor, format: str, power_of_two: bool = True) -> tuple[Tensor,
     return formats.encode(x.detach(), format, power_of_two)
 
 
-def _dequantize_arguments(g: Generator, shape: tuple[int, ...], format: str, dtype: torch.dtype) -> dict[str, Any]:
+def dequantize_arguments(g: Generator, shape: tuple[int, ...], format: str, dtype: torch.dtype) -> dict[str, Any]:
     data, scale = formats.encode(normal(g, *shape, scale=7.0), format)
     return {"data": data, "scale": scale, "format": format, "dtype": dtype}
 
@@ -68,7 +68,7 @@ def _dequantize_arguments(g: Generator, shape: tuple[int, ...], format: str, dty
 def _dequantize_cases() -> Iterator[Case]:
     for format in _FORMATS:
         for dtype in FLOATS:
-            yield case(_dequantize_arguments, shape=(2, 130, 64), format=format, dtype=dtype)
+            yield case(dequantize_arguments, shape=(2, 130, 64), format=format, dtype=dtype)
 
 
 def _dequantize_fake(data: Tensor, scale: Tensor, format: str, dtype: torch.dtype) -> Tensor:

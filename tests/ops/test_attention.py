@@ -22,6 +22,7 @@ from transformers.models.deepseek_v4.modeling_deepseek_v4 import (
 )
 
 from deepport import ops
+from deepport.ops.attention import attention_arguments
 from deepport_model.cache import Cache
 
 # Selection
@@ -414,3 +415,32 @@ def test_large_scores_do_not_overflow() -> None:
         q, pages, table, None, None, None, torch.zeros(1), torch.tensor([2]), bounds, 1.0, 4, 0
     )
     assert o.tolist() == [[[100.0, 0.0, 0.0, 0.0]]] and lse.tolist() == [[10000.0]]
+
+
+@pytest.mark.parametrize("scope", ["window", "all"])
+def test_a_key_that_is_not_seen_has_no_effect(scope: str) -> None:
+    """Not even a NaN, written by a later token of the same block, and not on gradients either."""
+    g = torch.Generator().manual_seed(0)
+    arguments = attention_arguments(g, (20,), (30,), scope, sink=True, dtype=torch.float32)
+    q = arguments["q"].requires_grad_()
+    o, lse = ops.sparse_attention(**arguments)
+    grad = torch.autograd.grad(o[:19].sum(), q)[0]
+    # The key of the last token, or the entry of the positions 32 to 47.
+    name, entry, seeing = ("window", 49, 19) if scope == "window" else ("compressed", 2, 17)
+    spoiled = arguments[f"{name}_pages"].clone()
+    spoiled[arguments[f"{name}_table"][0, entry // 8], entry % 8] = torch.nan
+    arguments[f"{name}_pages"] = spoiled
+    dirty_o, dirty_lse = ops.sparse_attention(**arguments)
+    assert torch.equal(dirty_lse[:seeing], lse[:seeing])
+    torch.testing.assert_close(dirty_o[:seeing], o[:seeing])
+    assert dirty_o[19].isnan().all()
+    torch.testing.assert_close(torch.autograd.grad(dirty_o[:seeing].sum(), q)[0][:seeing], grad[:seeing])
+
+
+def test_where_nothing_is_selected_the_table_may_hold_anything() -> None:
+    g = torch.Generator().manual_seed(0)
+    arguments = attention_arguments(g, (3,), (2,), "selected", sink=True, dtype=torch.float32)
+    arguments["indices"].fill_(-1)
+    o, _ = ops.sparse_attention(**arguments)
+    arguments["compressed_table"].fill_(2_000_000_000)
+    assert torch.equal(ops.sparse_attention(**arguments)[0], o)
