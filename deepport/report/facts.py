@@ -32,8 +32,8 @@ MEANINGS: dict[State, str] = {
     "both": "all right, some by kernels, some by references",
     "reference": "all right, computed by references (plain torch)",
 }
-SPY = "computes by itself"
-"""The gate that fails a kernel which hands its work to the operator that it is graded against."""
+SPY = "served by"
+"""The gate that passes where production, asked through the dispatcher, called the implementation that the result names."""
 
 _BAD: tuple[Status, ...] = ("fail", "error", "timeout")
 _ANSWERED: tuple[Status, ...] = ("pass", "fail", "gap")
@@ -50,7 +50,7 @@ _WORDS: dict[State, str] = {
     "fails": "fail",
     "unsupported": "unsupported",
     "not run": "not run",
-    "gap": "gaps",
+    "gap": "a gap",
     "kernels": "by kernels",
     "both": "by kernels and reference",
     "reference": "by reference",
@@ -135,6 +135,14 @@ class Group:
     link: str
     results: tuple[Result, ...]
 
+    @property
+    def kind(self) -> str:
+        """Whose work a gap is; "" where its reason does not say."""
+        return _KINDS.get(self.reason.partition(":")[0], "")
+
+
+_KINDS = {"notimpl": "ours to do", "notyet": "the vendor's to do", "never": "cannot be"}
+
 
 def by_reason(results: Iterable[Result]) -> list[Group]:
     """Gaps, or unsupported cases: most have few reasons between them."""
@@ -163,7 +171,7 @@ class Power:
         by_gate: mutants killed, by the gate that saw them first.
         nulls: null kernels by name, each with its fates.
         ran: of each kernel, as (operator, backend/kernel), the cases that it answered.
-        watched: of those, how many the spy saw computed by the kernel itself, and how many not.
+        watched: how often the spy saw production call what the result names (`pass`), and how often something else (`fail`).
     """
 
     by_gate: Mapping[str, int]
@@ -186,7 +194,7 @@ def power(report: Report) -> Power:
         by_gate=dict(sorted(Counter(_gate(m.by) for m in report.mutants or () if m.status == "killed").items())),
         nulls=dict(sorted(nulls.items())),
         ran=dict(sorted(Counter((r.operator, r.implementation) for r in answered).items())),
-        watched=Counter(g.status for r in answered for g in r.gates if g.metric == SPY),
+        watched=Counter(g.status for r in report.results for g in r.gates if g.metric == SPY),
     )
 
 

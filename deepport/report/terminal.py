@@ -35,7 +35,7 @@ def _power(report: Report, judged: Verdict) -> list[tuple[str, str]]:
     fates = found.null_fates
     nulls = f"{fates['killed']:,} of {fates['killed'] + fates['survived']:,} null kernels killed"
     kernels = f"{count(len(found.ran), 'kernel')} answered {count(sum(found.ran.values()), 'case')}"
-    spied = f"; the spy saw {found.watched['pass']:,} computed by the kernel itself, {found.watched['fail']:,} not"
+    spied = f"; the spy saw {found.watched['pass']:,} calls go to whom the report names, {found.watched['fail']:,} not"
     return [
         ("power", judged.kill_rate + (f" ({gates})" if gates else "")),
         ("", nulls if fates else "no null kernel was run"),
