@@ -1,4 +1,4 @@
-"""`deepport run | plan | backends`."""
+"""`deepport run | plan | backends | report`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NoReturn
 import typer
 
 from deepport import backend
-from deepport.command import options, terminal
+from deepport.command import conform, options, repro, report, terminal
 from deepport.command.explain import BASIS
 from deepport.command.render import fields, scaled, show
 from deepport.command.request import Policy, find_device
@@ -24,6 +24,9 @@ app = typer.Typer(
     epilog=EXIT_CODES,
 )
 app.command(epilog=EXAMPLES)(run)
+app.add_typer(report.app, name="report")
+app.command(epilog=conform.EXAMPLES)(conform.conform)
+app.command(epilog=repro.EXAMPLES)(repro.repro)
 
 _PLAN_EXAMPLES = f"""
 Examples:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from deepport.command.explain import served
 from deepport.command.generation import Generation
+from deepport.command.proof import unproven
 from deepport.command.render import fields, scaled
 from deepport.command.request import Place
 from deepport.record import Record
@@ -44,9 +45,18 @@ class Run:
                 ("peak memory", scaled(self.peak, "B")),
                 ("device", f"{self.place.device} {self.place.facts.name}"),
                 ("served by", served(self.record) + on_host),
+                *(("conformance", line) for line in self._unproven()),
             ),
             file,
         )
+
+    def _unproven(self) -> list[str]:
+        """A warning where a kernel computed something that no conformance record on this machine says it can."""
+        found = unproven(self.record, self.model.backend)
+        if not found:
+            return []
+        command = f"deepport conform --device {self.place.backend}"
+        return [f"no record here that {', '.join(found)} compute what they should; {command} makes one"]
 
     def as_json(self, text: bool) -> dict[str, Any]:
         made, dtype = self.made, str(self.model.transformer.dtype).removeprefix("torch.")
@@ -66,6 +76,7 @@ class Run:
             "peak_memory_bytes": self.peak,
             "operators": len({row["operator"] for row in rows}),
             "references": self.record.references,
+            "unproven_kernels": unproven(self.record, self.model.backend),
             "host_calls": self.host_calls,
             "served": rows,
             "versions": versions(self.place),

@@ -13,6 +13,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from deepport.conformance.profile import PROFILES as PROFILES
+from deepport.conformance.profile import Profile as Profile
+
 SCHEMA: Literal["deepport.conformance/1"] = "deepport.conformance/1"
 
 Status = Literal["pass", "fail", "unsupported", "gap", "error", "timeout", "not_run"]
@@ -26,10 +29,6 @@ EVIDENCE: dict[Evidence, str] = {
     "E4": "executed by an interpreter or a simulator",
     "E5": "executed on the chip",
 }
-
-Profile = Literal["bring-up", "inference", "training"]
-PROFILES: tuple[Profile, ...] = ("bring-up", "inference", "training")
-"""Each requires all that the one before it does."""
 
 REFERENCE = "reference"
 """The implementation of a case that no kernel takes."""

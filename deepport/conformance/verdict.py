@@ -59,7 +59,8 @@ def verdict(report: Report) -> Verdict:
     nulls = tuple((r.id, name) for r in report.results for name, fate in r.nulls.items() if fate == "survived")
     word = _word(report, statuses + others, bool(survivors or nulls))
     by_kernels = sum(r.by_kernel for r in passed)
-    kernels = len({(r.operator, r.implementation) for r in report.results if r.by_kernel})
+    # A whole model is a case, and no kernel.
+    kernels = len({(r.operator, r.implementation) for r in report.results if r.by_kernel and r.case.grid != "model"})
     return Verdict(
         required=len(serving),
         passed=len(passed),

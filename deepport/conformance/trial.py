@@ -1,0 +1,193 @@
+"""One case on one device, in two halves for two processes: what its implementations do, and what the gates say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deepport import backend
+from deepport.conformance import grids, variants
+from deepport.conformance.environment import kernel_hash
+from deepport.conformance.execute import Execution, Far, Implementation, execute
+from deepport.conformance.guard import Guard, padded_strides
+from deepport.conformance.judge import itself, judge, nulls
+from deepport.conformance.oracle import Truth, content_hash, tensors, truth
+from deepport.conformance.result import REFERENCE, CaseKey, Gate, Yardstick
+from deepport.kernel import Kernel, TensorSpec
+from deepport.op import Operator
+from deepport.policy import Session
+from deepport.record import Record
+from deepport.spec import Case
+
+_STALE = 1 << 22
+"""Elements of arguments up to which a second draw is cheap enough to see whether a stale output is noticed."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """Who takes a case, in the order in which they are asked: the first serves. And who does not, and why."""
+
+    implementations: tuple[str, ...]
+    refusals: Mapping[str, str]
+
+
+class Bench:
+    """A started device, and the case that is on it."""
+
+    def __init__(self, name: str, index: int) -> None:
+        self.started = backend.start(name)
+        kind = self.started.device_type
+        self.device = torch.device(kind) if kind == "cpu" else torch.device(kind, index)
+
+    def offer(self, operator: Operator[..., Any], case: Case, seed: int) -> Offer:
+        """Ask every kernel."""
+        arguments = _drawn(operator, case, seed)
+        if case.variant == "strided":
+            guard = Guard()
+            arguments = {n: _strided(guard, n, a) for n, a in arguments.items()}
+        signature = operator.signature(tuple(arguments[n] for n in operator.parameters))
+        answers = [(self._name(k), k.supports(signature)) for k in self.started.kernels.get(operator.name, [])]
+        takers = tuple(name for name, support in answers if support)
+        refusals = {name: f"{support.code}: {support.reason}" for name, support in answers if not support}
+        return Offer(takers or (REFERENCE,), refusals)
+
+    def _name(self, kernel: Kernel) -> str:
+        return f"{self.started.name}/{kernel.name}"
+
+    def kernel(self, operator: Operator[..., Any], implementation: str) -> Kernel | None:
+        """The kernel of this name; None for the reference."""
+        kernels = self.started.kernels.get(operator.name, [])
+        return next((k for k in kernels if self._name(k) == implementation), None)
+
+    def perform(
+        self, operator: Operator[..., Any], case: Case, seed: int, implementation: str, serving: bool
+    ) -> tuple[Execution, dict[str, Any]]:
+        """Run one implementation; beside what it did, facts for the record."""
+        arguments, kernel, record = _drawn(operator, case, seed), self.kernel(operator, implementation), Record()
+        subject = Implementation(
+            operator,
+            implementation,
+            operator.reference if kernel is None else kernel.run,
+            kernel is None,
+            self.device,
+            self.started.runtime,
+            self._production(operator, record) if serving else None,
+        )
+        facts = _facts(operator, arguments) | {"kernel_hash": "" if kernel is None else kernel_hash(kernel)}
+        done = self._execute(subject, case, arguments)
+        if serving and not case.raises:
+            done.gates.append(_spied(operator, implementation, record))
+        return done, facts
+
+    def _production(self, operator: Operator[..., Any], record: Record) -> Any:
+        def run(*args: Any) -> Any:
+            with Session(backend=self.started.name, record=record):
+                return operator(*args)
+
+        return run
+
+    def _execute(self, subject: Implementation, case: Case, arguments: dict[str, Any]) -> Execution:
+        if case.variant == "far":
+            return execute(subject, arguments, far=Far(*variants.far(subject.operator.name, arguments, self.device)))
+        return execute(subject, arguments, strided=case.variant == "strided", raises=case.raises)
+
+
+def _drawn(operator: Operator[..., Any], case: Case, seed: int) -> dict[str, Any]:
+    arguments = case.arguments(seed)
+    return {n: arguments.get(n, operator.defaults.get(n)) for n in operator.parameters}
+
+
+def _strided(guard: Guard, name: str, argument: Any) -> Any:
+    return guard.place(name, argument, padded_strides(argument)) if isinstance(argument, Tensor) else argument
+
+
+def _spied(operator: Operator[..., Any], implementation: str, record: Record) -> Gate:
+    """Production, asked through the dispatcher, called this implementation and no other."""
+    served = sorted({r.implementation for r in record.rows if r.operator == operator.name})
+    right = served == [implementation]
+    detail = "" if right else f"{', '.join(served) or 'nobody'} served, not {implementation}"
+    return Gate(gate="G1", metric="served by", status="pass" if right else "fail", detail=detail)
+
+
+def _facts(operator: Operator[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    cost = operator.cost(*arguments.values())
+    signature = operator.signature(tuple(arguments.values()))
+    return {
+        "dtype": dtype_of(arguments),
+        "arguments": {n: _described(v) for n, v in signature.arguments.items()},
+        "input_hash": content_hash(tensors(arguments)),
+        "flops": cost.flops,
+        "bytes": cost.bytes,
+    }
+
+
+def dtype_of(arguments: Mapping[str, Any]) -> str:
+    """Of the first float tensor: the activations; else of the first tensor."""
+    found = tensors(dict(arguments))
+    main = next((t for t in found if t.dtype.is_floating_point), found[0] if found else None)
+    return "" if main is None else str(main.dtype).removeprefix("torch.")
+
+
+def _described(value: Any) -> Any:
+    if isinstance(value, TensorSpec):
+        dtype = str(value.dtype).removeprefix("torch.")
+        return {"dtype": dtype, "shape": list(value.shape), "stride": list(value.stride)}
+    if isinstance(value, tuple):
+        return [_described(v) for v in value]
+    return str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else value
+
+
+@dataclass(frozen=True)
+class Judgement:
+    gates: list[Gate]
+    nulls: dict[str, Any]
+    yardstick: Yardstick
+
+
+class Judge:
+    """Computes what is right, and judges; keeps the last case's truth for its other implementations."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Any, dict[str, Any], Truth] | None = None
+
+    def judge(
+        self, operator: Operator[..., Any], key: CaseKey, got: list[Tensor], *, reference: bool, input_hash: str
+    ) -> Judgement:
+        """Gates on outputs. `reference`: they are the reference's own, and comparing them would prove nothing."""
+        arguments, found = self._truth(operator, key)
+        mine = content_hash(tensors(arguments))
+        if mine != input_hash:
+            raise RuntimeError(f"{operator.name}: the two processes drew different inputs for {key.label}")
+        judged = judge(operator, arguments, got, found)
+        return Judgement(
+            itself(judged) if reference else judged,
+            nulls(operator, arguments, self._stale(operator, key, arguments), found),
+            _yardstick(found),
+        )
+
+    def _truth(self, operator: Operator[..., Any], key: CaseKey) -> tuple[dict[str, Any], Truth]:
+        if self._last is None or self._last[0] != (operator.name, key):
+            arguments = _drawn(operator, grids.find(operator, key), key.seed)
+            self._last = (operator.name, key), arguments, truth(operator, arguments)
+        return self._last[1:]
+
+    def _stale(self, operator: Operator[..., Any], key: CaseKey, arguments: dict[str, Any]) -> list[Tensor] | None:
+        if sum(t.numel() for t in tensors(arguments)) > _STALE:
+            return None
+        return truth(operator, _drawn(operator, grids.find(operator, key), key.seed + 1)).yardstick
+
+
+def _yardstick(found: Truth) -> Yardstick:
+    pairs = [
+        (y, o)
+        for y, o in zip(found.yardstick, found.oracle, strict=True)
+        if y.is_floating_point() and y.element_size() > 1
+    ]
+    errors = torch.cat([(y.double() - o.double()).flatten() for y, o in pairs] or [torch.zeros(0, dtype=torch.float64)])
+    errors = errors[errors.isfinite()]
+    rms, largest = (float(errors.square().mean().sqrt()), float(errors.abs().max())) if errors.numel() else (0.0, 0.0)
+    return Yardstick(hash=content_hash(found.yardstick), rms=rms, max=largest)
