@@ -46,7 +46,7 @@ def outputs(operator: Operator[..., Any], run: Any, arguments: Arguments) -> lis
     """What a function of the operator's schema gives: its results in order, then the arguments that it wrote to."""
     mine = dict(arguments) | {n: arguments[n].clone() for n in operator.mutates}
     with torch.no_grad():
-        result = run(**mine)
+        result = run(*(mine.get(n, operator.defaults.get(n)) for n in operator.parameters))
     return [*listed(result), *(mine[n] for n in operator.mutates)]
 
 
