@@ -147,7 +147,8 @@ def test_printed_everything_is_open_and_nothing_is_cut(page: Opened) -> None:
     assert 5 < len(re.findall(rb"/Type\s*/Page\b", pdf)) < 40
 
 
-LUMINANCE = """(selector) => [...document.querySelectorAll(selector)].filter((e) => e.textContent.trim() && e.checkVisibility()).map((e) => {
+LUMINANCE = """(selector) => [...document.querySelectorAll(selector)].filter((e) => e.textContent.trim() && e.checkVisibility())
+.map((e) => {
   const rgb = (text) => text.match(/[0-9.]+/g).map(Number);
   const light = ([r, g, b]) => [r, g, b].map((v) => v / 255).map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
     .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
