@@ -14,25 +14,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
 
 import deepport.ops  # noqa: F401  (declares the operators)
-from deepport.backend import Started, start
+from deepport.backend import start
 from deepport.conformance import stored
 from deepport.conformance.environment import environment, kernel_hash, spec_hash
-from deepport.conformance.execute import Implementation, execute
-from deepport.conformance.judge import itself, judge
-from deepport.conformance.oracle import Arguments, Truth, listed
+from deepport.conformance.oracle import Truth
 from deepport.conformance.result import REFERENCE, CaseKey, Gate
 from deepport.errors import BackendUnavailable, BadInput
 from deepport.kernel import Kernel
-from deepport.op import Operator, operators
-from deepport.policy import Session
+from deepport.op import operators
 
 FORMAT: Literal["deepport.bundle/1"] = "deepport.bundle/1"
 _HEAD, _TENSORS = "bundle.json", "tensors.safetensors"
@@ -133,7 +128,7 @@ def _replace(folder: Path, fresh: Path) -> None:
 
 
 def _head(folder: Path, bundle: Bundle, tensors: dict[str, Tensor]) -> _Head:
-    kernel = _kernel(bundle.operator, bundle.implementation)
+    kernel = kernel_of(bundle.operator, bundle.implementation)
     return _Head(
         operator=bundle.operator,
         backend=bundle.backend,
@@ -213,62 +208,7 @@ def _check(head: _Head) -> None:
         raise BadInput("two tensors have one name")
 
 
-@dataclass(frozen=True)
-class Rerun:
-    """A recorded call again.
-
-    Attributes:
-        implementation: which ran.
-        gates: what they say now.
-        changed: what is not as it was when the bundle was written.
-    """
-
-    implementation: str
-    gates: list[Gate]
-    changed: tuple[str, ...]
-
-    @property
-    def passes(self) -> bool:
-        return all(g.status != "fail" for g in self.gates)
-
-
-def rerun(folder: Path, backend: str | None = None) -> Rerun:
-    """Run a bundle's implementation, or the one by which `backend` serves, on the recorded inputs, and judge again.
-
-    Another call, on other numbers in the same shapes, comes before it: what a kernel keeps from one call to the next shows only
-    then. Raises BackendUnavailable where the implementation is not here.
-    """
-    bundle = read(folder)
-    operator = operators[bundle.operator]
-    arguments = {n: bundle.arguments[n] for n in operator.parameters}
-    started = start(backend or bundle.backend)
-    subject = _subject(operator, bundle, started, arguments if backend else None)
-    with Session(backend=started.name):  # a kernel that is composed of operators is served by its own backend
-        _prime(subject, arguments)
-        done = execute(subject, arguments)
-    judged = [] if done.outputs is None else judge(operator, arguments, done.outputs, bundle.expected)
-    if subject.reference and subject.device.type == "cpu":
-        judged = itself(judged)
-    return Rerun(subject.name, [*done.gates, *judged], tuple(_changed(bundle, subject)))
-
-
-def _subject(
-    operator: Operator[..., Any], bundle: Bundle, started: Started, serving: Arguments | None
-) -> Implementation:
-    """What was recorded or, given arguments, what serves them."""
-    kernel, implementation = None, REFERENCE
-    if serving is None:
-        kernel, implementation = _kernel(bundle.operator, bundle.implementation), bundle.implementation
-    else:
-        signature = operator.signature(tuple(serving.values()))
-        kernel = next((k for k in started.kernels.get(operator.name, []) if k.supports(signature)), None)
-        implementation = f"{started.name}/{kernel.name}" if kernel else REFERENCE
-    run = operator.reference if kernel is None else kernel.run
-    device = torch.device(started.device_type)
-    return Implementation(operator, implementation, run, kernel is None, device, started.runtime)
-
-
-def _kernel(operator: str, implementation: str) -> Kernel | None:
+def kernel_of(operator: str, implementation: str) -> Kernel | None:
     """The kernel called `<backend>/<kernel>`, None for a reference."""
     if implementation.startswith(REFERENCE):
         return None
@@ -277,30 +217,3 @@ def _kernel(operator: str, implementation: str) -> Kernel | None:
         if kernel.name == called:
             return kernel
     raise BackendUnavailable(f"{operator}: the {name} backend that is installed has no kernel called {called!r}")
-
-
-def _prime(subject: Implementation, arguments: Arguments) -> None:
-    """A call on the same numbers, each in its neighbour's place."""
-    own = {n: tree_map_only(Tensor, lambda t: _displaced(t).to(subject.device), a) for n, a in arguments.items()}
-    with torch.no_grad():
-        listed(subject.run(*own.values()))
-
-
-def _displaced(t: Tensor) -> Tensor:
-    """Floats moved on by one element; ids, and what is quantised, must stay what they are."""
-    if not t.is_floating_point() or t.element_size() == 1:
-        return t.clone()
-    own = t.clone() if 0 in t.stride() else torch.empty_strided(t.shape, t.stride(), dtype=t.dtype)
-    return own.copy_(t.flatten().roll(1).view(t.shape))
-
-
-def _changed(bundle: Bundle, subject: Implementation) -> list[str]:
-    now = _kernel(bundle.operator, subject.name)
-    found = []
-    if subject.name != bundle.implementation:
-        found.append(f"{bundle.implementation} was recorded")
-    elif now is not None and kernel_hash(now) != bundle.kernel_hash:
-        found.append("the kernel's files are others than when it was recorded")
-    if spec_hash(subject.operator) != bundle.spec_hash:
-        found.append(f"{bundle.operator}'s definition is another than when it was recorded")
-    return found

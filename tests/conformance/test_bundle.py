@@ -23,6 +23,7 @@ from deepport.conformance.bundle import Bundle
 from deepport.conformance.gates import bits
 from deepport.conformance.judge import judge
 from deepport.conformance.oracle import Truth, outputs, truth
+from deepport.conformance.rerun import rerun
 from deepport.conformance.result import CaseKey, Gate
 from deepport.errors import BackendUnavailable, BadInput
 from deepport.op import Operator, operators
@@ -118,7 +119,7 @@ def test_every_operators_call_runs_again(
     assert list(found.arguments) == list(operator.parameters)
     for mine, theirs in zip((*wrote.expected.oracle, *wrote.got), (*found.expected.oracle, *found.got), strict=True):
         assert same(mine, theirs)
-    again = bundle.rerun(tmp_path / "b")
+    again = rerun(tmp_path / "b")
     assert again.passes and again.changed == ()
     assert again.implementation == "reference"
     numeric = [g for g in again.gates if g.gate not in ("G1", "G5")]
@@ -131,7 +132,7 @@ def test_a_gradients_call_runs_again(tmp_path: Path) -> None:
     arguments = {"grads": [gate.flip(0)], "output_mask": [True, False], "gate": gate, "up": gate.flip(1), "limit": None}
     bundle.write(tmp_path / "b", recorded(backward, "reference", arguments))
     assert bundle.read(tmp_path / "b").arguments["output_mask"] == [True, False]
-    assert bundle.rerun(tmp_path / "b").passes
+    assert rerun(tmp_path / "b").passes
 
 
 def test_what_is_not_a_tensor_comes_back(tmp_path: Path) -> None:
@@ -260,10 +261,10 @@ def test_a_wrong_kernel_fails_again_and_another_backend_does_not(install: Distri
     install("acme", acme(FAULTY["bf16 sums"], HONEST["rms_norm"]))
     arguments = {"x": torch.randn(4, 64), "w": torch.randn(8, 64), "scale": None, "format": "plain"}
     bundle.write(tmp_path / "b", recorded(ops.linear, "acme/fast", arguments))
-    again = bundle.rerun(tmp_path / "b")
+    again = rerun(tmp_path / "b")
     assert again.implementation == "acme/fast" and not again.passes
     assert {g.gate for g in again.gates if g.status == "fail"} >= {"G2"}
-    other = bundle.rerun(tmp_path / "b", "cpu")
+    other = rerun(tmp_path / "b", "cpu")
     assert other.passes and other.implementation == "reference"
     assert other.changed == ("acme/fast was recorded",)
 
@@ -272,14 +273,14 @@ def test_a_stale_output_shows_because_another_call_comes_first(install: Distribu
     install("acme", acme(FAULTY["stale"]))
     bundle.write(tmp_path / "b", recorded(ops.rms_norm, "acme/fast", norm_arguments()))
     sys.modules["deepport_acme"]._last.clear()  # as in a new process
-    again = bundle.rerun(tmp_path / "b")
+    again = rerun(tmp_path / "b")
     assert {g.gate for g in again.gates if g.status == "fail"} >= {"G2"}
 
 
 def test_an_honest_kernel_passes_again(install: Distribution, tmp_path: Path) -> None:
     install("acme", acme(HONEST["rms_norm"]))
     bundle.write(tmp_path / "b", recorded(ops.rms_norm, "acme/fast", norm_arguments()))
-    again = bundle.rerun(tmp_path / "b")
+    again = rerun(tmp_path / "b")
     assert again.passes, again.gates
     assert {g.status for g in again.gates} == {"pass"}
 
@@ -291,10 +292,10 @@ def test_a_kernel_that_is_gone_is_said_to_be(install: Distribution, tmp_path: Pa
     with pytest.raises(
         BackendUnavailable, match="rms_norm: the acme backend that is installed has no kernel called 'slow'"
     ):
-        bundle.rerun(tmp_path / "b")
+        rerun(tmp_path / "b")
     changed(tmp_path / "b", implementation="nobody/fast")
     with pytest.raises(BackendUnavailable, match="no backend is called 'nobody'"):
-        bundle.rerun(tmp_path / "b")
+        rerun(tmp_path / "b")
 
 
 def test_expected_values_are_the_recorded_ones(written: Path) -> None:
