@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from deepport.conformance.journal import Journal
 from deepport.conformance.ledger import Ledger
 from deepport.conformance.pool import Died, Slot
 from deepport.conformance.result import MutantResult, Profile, Report, Result
-from deepport.errors import BackendBroken, BackendUnavailable, DeepportError
+from deepport.errors import BackendBroken, BackendUnavailable, BadInput, DeepportError
 from deepport.op import Operator, operators
 
 
@@ -90,6 +90,13 @@ def operators_of(profile: Profile, chosen: tuple[str, ...] = ()) -> list[Operato
     forward = [operators[name] for name in ops.__all__]
     backward = [o.backward for o in forward if o.backward] if profile == "training" else []
     return [o for o in (*forward, *backward) if not chosen or o.name in chosen]
+
+
+def check_operators(names: Iterable[str]) -> None:
+    """BadInput for a name that is no operator's."""
+    known = [*(o.name for o in operators_of("training")), MODEL]
+    if unknown := [name for name in names if name not in known]:
+        raise BadInput(f"no operator is called {unknown[0]!r}; there are: {', '.join(known)}")
 
 
 def tasks_of(request: Request) -> list[Task]:
