@@ -1,6 +1,6 @@
 """What changed from one report to another: two chips, two drivers, two versions.
 
-Cases are matched by operator, grid, label, variant and dtype; of each, the implementation that would serve is compared, and every
+Cases are matched by operator, grid, label, variant and seed; of each, the implementation that would serve is compared, and every
 other kernel with itself.
 """
 
@@ -56,7 +56,7 @@ KINDS: dict[Kind, str] = {
 _RANK: dict[Status, int] = {"pass": 0, "gap": 1, "not_run": 2, "unsupported": 3, "fail": 4, "error": 4, "timeout": 4}
 _WORDS: dict[Word, int] = {"conforms": 0, "conforms with gaps": 1, "incomplete": 2, "does not conform": 3}
 
-Key = tuple[str, str, str, str, str, str]
+Key = tuple[str, str, str, str, int, str]
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def _in_scope(operator: str, report: Report) -> bool:
 
 def _index(report: Report) -> dict[Key, Result]:
     return {
-        (r.operator, r.case.grid, r.case.label, r.case.variant, r.dtype, "" if r.serving else r.implementation): r
+        (r.operator, r.case.grid, r.case.label, r.case.variant, r.case.seed, "" if r.serving else r.implementation): r
         for r in report.results
     }
 
@@ -223,7 +223,7 @@ def _described(report: Report) -> dict[str, str]:
 
 def _title(r: Result) -> str:
     variant = f", {r.case.variant}" if r.case.variant else ""
-    return f"{r.dtype} {r.case.grid}: {r.case.label}{variant}" + ("" if r.serving else f" by {r.implementation}")
+    return f"{r.case.grid}: {r.case.label}{variant}" + ("" if r.serving else f" by {r.implementation}")
 
 
 def _answer(r: Result) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from deepport.conformance.result import Gate, MutantResult, Report, Result, Status
-from deepport.report.words import count
+from deepport.report.words import count, measured
 
 State = Literal["fails", "unsupported", "not run", "gap", "kernels", "both", "reference"]
 """Of the cases of one operator and dtype: the first of these that is true of any; `both`: kernels and references serve."""
@@ -35,6 +35,9 @@ MEANINGS: dict[State, str] = {
 SPY = "served by"
 """The gate that passes where production, asked through the dispatcher, called the implementation that the result names."""
 
+MODEL = "model"
+"""The grid of whole models, which an operator's kernels compute together."""
+
 _BAD: tuple[Status, ...] = ("fail", "error", "timeout")
 _ANSWERED: tuple[Status, ...] = ("pass", "fail", "gap")
 _STATES: tuple[tuple[State, tuple[Status, ...]], ...] = (
@@ -43,6 +46,8 @@ _STATES: tuple[tuple[State, tuple[Status, ...]], ...] = (
     ("not run", ("not_run",)),
     ("gap", ("gap",)),
 )
+UNKNOWN = "dtype unknown"
+"""Of a case that did not come to be drawn."""
 _DTYPES = ("float64", "float32", "bfloat16", "float16")
 
 
@@ -89,14 +94,14 @@ def matrix(report: Report) -> Matrix:
     """Operators by dtypes."""
     groups: dict[str, dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
     for result in report.results:
-        groups[result.operator][result.dtype].append(result)
+        groups[result.operator][result.dtype or UNKNOWN].append(result)
     dtypes = sorted({d for row in groups.values() for d in row}, key=_rank)
     rows = {o: {d: _cell(groups[o][d]) for d in dtypes if d in groups[o]} for o in sorted(groups)}
     return Matrix(tuple(dtypes), rows)
 
 
 def _rank(dtype: str) -> tuple[int, str]:
-    return (_DTYPES.index(dtype) if dtype in _DTYPES else len(_DTYPES), dtype)
+    return (_DTYPES.index(dtype) if dtype in _DTYPES else len(_DTYPES) + (dtype == UNKNOWN), dtype)
 
 
 def _cell(results: list[Result]) -> Cell:
@@ -122,6 +127,14 @@ def failing(result: Result) -> Gate | None:
     return next((g for g in result.gates if g.status == "fail"), None)
 
 
+def why(result: Result) -> tuple[str, ...]:
+    """The first gate that fails, and the reason where it says anything else."""
+    gate = failing(result)
+    told = (measured(gate),) if gate else ()
+    again = gate is not None and result.reason.startswith(f"{gate.gate} {gate.metric}")
+    return told if again or not result.reason else (*told, result.reason)
+
+
 def with_status(report: Report, status: Status) -> list[Result]:
     return [r for r in report.results if r.status == status]
 
@@ -141,6 +154,9 @@ class Group:
         return _KINDS.get(self.reason.partition(":")[0], "")
 
 
+_GAP = re.compile(r".*? \(until \d{4}-\d\d-\d\d\)")
+"""What the backend declares; what follows it is of one case."""
+
 _KINDS = {"notimpl": "ours to do", "notyet": "the vendor's to do", "never": "cannot be"}
 
 
@@ -148,7 +164,8 @@ def by_reason(results: Iterable[Result]) -> list[Group]:
     """Gaps, or unsupported cases: most have few reasons between them."""
     groups: dict[tuple[str, str, str], list[Result]] = defaultdict(list)
     for r in results:
-        groups[r.operator, r.reason, r.link].append(r)
+        declared = _GAP.match(r.reason) if r.status == "gap" else None
+        groups[r.operator, declared[0] if declared else r.reason, r.link].append(r)
     return [Group(*key, tuple(found)) for key, found in groups.items()]
 
 
@@ -168,7 +185,7 @@ class Power:
     """What shows that the suite could have failed.
 
     Attributes:
-        by_gate: mutants killed, by the gate that saw them first.
+        by_gate: mutants killed, by the gate that saw them first; `crash` where the process ended or the call raised.
         nulls: null kernels by name, each with its fates.
         ran: of each kernel, as (operator, backend/kernel), the cases that it answered.
         watched: how often the spy saw production call what the result names (`pass`), and how often something else (`fail`).
@@ -189,7 +206,8 @@ def power(report: Report) -> Power:
     for r in report.results:
         for name, fate in r.nulls.items():
             nulls[name][fate] += 1
-    answered = [r for r in report.results if r.by_kernel and r.status in _ANSWERED]
+    # A whole model is a case, and no kernel.
+    answered = [r for r in report.results if r.by_kernel and r.status in _ANSWERED and r.case.grid != MODEL]
     return Power(
         by_gate=dict(sorted(Counter(_gate(m.by) for m in report.mutants or () if m.status == "killed").items())),
         nulls=dict(sorted(nulls.items())),
@@ -200,7 +218,7 @@ def power(report: Report) -> Power:
 
 def _gate(by: str) -> str:
     found = re.match(r"G[0-6]\b", by)
-    return found[0] if found else "other"
+    return found[0] if found else "crash"
 
 
 def refusals(report: Report) -> list[tuple[int, str, tuple[str, ...]]]:
@@ -235,5 +253,5 @@ _SETTLED = ("killed", "equivalent")
 
 def _fate(mutant: MutantResult) -> str:
     if mutant.status == "survived":
-        return f"survived {count(mutant.tried, 'case')}: none notices that it {mutant.fault}"
+        return f"survived {count(mutant.tried, 'case')}: {mutant.fault}"
     return f"{'could not be judged' if mutant.status == 'error' else 'was not run'}: {mutant.reason or 'it does not say why'}"

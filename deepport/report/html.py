@@ -137,7 +137,7 @@ def _environment() -> Environment:
     )
     made.filters |= {
         "share": words.share, "duration": words.duration, "measured": words.measured, "count": words.count,
-        "short": words.printable, "failing": facts.failing, "used": _used, "day": _day, "arguments": _arguments,
+        "short": words.printable, "why": facts.why, "used": _used, "day": _day, "arguments": _arguments,
     }  # fmt: skip
     made.tests["web"] = _web
     made.globals |= {

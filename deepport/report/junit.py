@@ -62,8 +62,7 @@ def _case(suite: Xml.Element, r: Result) -> None:
     case.set("name", printable(f"{r.case.grid}: {r.case.label} [{r.implementation}] {r.id}"))
     if r.status == "pass":
         return
-    gate = facts.failing(r)
-    reason = printable(r.reason) or (measured(gate) if gate else r.status)
-    outcome = Xml.SubElement(case, _TAGS[r.status], type=r.status, message=f"{r.status}: {reason}")
+    reason = printable("; ".join(facts.why(r)))
+    outcome = Xml.SubElement(case, _TAGS[r.status], type=r.status, message=f"{r.status}: {reason}".removesuffix(": "))
     lines = [*(measured(g) for g in r.gates if g.status == "fail"), printable(r.link), printable(r.command)]
     outcome.text = "\n".join(line for line in lines if line)

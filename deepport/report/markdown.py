@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from deepport.conformance.result import Report, Status
 from deepport.conformance.verdict import Verdict, verdict
 from deepport.report import facts
-from deepport.report.words import count, measured, printable
+from deepport.report.words import count, printable
 
 _MOST = 50
 """Failures that are listed; a comment has a largest size."""
@@ -74,7 +74,7 @@ def _failures(report: Report) -> str:
             text(r.operator),
             text(r.case.label),
             text(r.implementation),
-            text(measured(g) if (g := facts.failing(r)) else r.reason),
+            text("; ".join(facts.why(r))),
             text(r.command),
         ]
         for r in found[:_MOST]

@@ -54,11 +54,9 @@ def _matrix(report: Report, file: TextIO) -> None:
 def _failures(report: Report, file: TextIO) -> None:
     found = facts.failures(report)
     for result in found[:_MOST_FAILURES]:
-        gate = facts.failing(result)
-        lines = [("gate", measured(gate) if gate else ""), ("reason", printable(result.reason))]
-        lines.append(("again", printable(result.command)))
+        lines = [("why", printable(text)) for text in facts.why(result)]
         file.write(f"\n{_title(result)}\n")
-        fields(((f"  {name}", text) for name, text in lines if text), file)
+        fields(((f"  {name}", text) for name, text in [*lines, ("again", printable(result.command))]), file)
     if len(found) > _MOST_FAILURES:
         file.write(
             f"\n{len(found) - _MOST_FAILURES:,} more fail; deepport report show FILE --html PAGE lists them all\n"

@@ -96,10 +96,10 @@ def result(
 
 def mutants(survivor: str = "", error: str = "") -> tuple[MutantResult, ...]:
     faults = {
-        "bf16_accumulation": ("sums in bfloat16", "G2 rms, T=8 K=7168 N=64"),
-        "dropped_row": ("leaves one row in 4,096 at zero", "G3 worst row, T=4096"),
-        "int32_overflow": ("addresses rows in int32", "G0 bitwise, rows past 2^31 bytes"),
-        "stale_output": ("returns the previous call's output", "G1 run twice, T=1"),
+        "bf16_accumulation": ("the running sum is rounded to bfloat16", "G2 rms, T=8 K=7168 N=64"),
+        "dropped_row": ("one row in 4,096 is zero", "G3 worst row, T=4096"),
+        "int32_overflow": ("addresses of rows are int32", "G0 bitwise, rows past 2^31 bytes"),
+        "stale_output": ("the output is the previous call's", "G1 run twice, T=1"),
     }
     names = [(o, f) for o in OPERATORS for f in faults if digest(o, f)[0] in "0123456" or o == "linear"]
     return (
@@ -117,7 +117,7 @@ def mutants(survivor: str = "", error: str = "") -> tuple[MutantResult, ...]:
         MutantResult(
             name="reversed_ties",
             operator="linear",
-            fault="breaks ties by highest id",
+            fault="ties go to the highest id",
             status="equivalent",
             reason="no ties here",
         ),
@@ -192,7 +192,8 @@ def troubled() -> Report:
                gates=(Gate(gate="G2", metric="max", status="fail", value=math.inf, bound=1.0, detail="inf at [0, 0]"),)),
         result("moe_experts", "float32", "T=4096", "cpu/experts", "timeout", reason="no answer after 60 s"),
         result("index_topk", "float32", "T=1 far", "cpu/topk", "error", reason="the process died of SIGSEGV"),
-        result("sparse_attention", "bfloat16", "K=512", "cpu/flash", "gap", reason="notyet: head size 512 needs firmware 9.1",
+        result("sparse_attention", "bfloat16", "K=512", "cpu/flash", "gap",
+               reason="notyet: head size 512 needs firmware 9.1 (until 2027-06-30); G2 rms of output 0: 0.018, bound 0.0024",
                link="https://example.org/issues/12"),
         result("quantize", "bfloat16", "fp8_e4m3", "", "unsupported", reason="format: the device has no FP8"),
         result("engram_gather", "float32", "rows past 2^31 bytes", "", "not_run", reason="needs 9 GB of memory, 4 GB are free"),

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 from report import reports
 
-from deepport.conformance.result import Report, Status
+from deepport.conformance.result import CaseKey, Report, Result, Status
 from deepport.report import facts, junit, markdown, terminal, words
 
 
@@ -43,10 +43,11 @@ def test_every_trouble_is_told() -> None:
             assert f"{r.status.upper()} {r.id}: {r.operator} {r.dtype}" in text
             assert r.command in text
     assert "G2 rms of output 0 0.018 > 0.0024 (output 0, row 3" in text
-    assert "PROBLEM mutant linear/dropped_row: survived 12 cases: none notices that it leaves one row" in text
+    assert "PROBLEM mutant linear/dropped_row: survived 12 cases: one row in 4,096 is zero" in text
     assert "PROBLEM problem: gap 'rotary: inverse' matches no case" in text
     assert re.search(
-        r"sparse_attention +1 +notyet: head size 512 needs firmware 9.1 +https://example.org/issues/12", text
+        r"sparse_attention +1 +notyet: head size 512 needs firmware 9.1 \(until 2027-06-30\) +https://example.org/issues/12",
+        text,
     )
     assert re.search(r"quantize +1 +format: the device has no FP8", text)
     assert re.search(r"119 +dtype: float64 is not taken +17 ", text)
@@ -84,6 +85,41 @@ def test_a_cell_shows_the_worst_of_its_results(status: Status, serving: bool, te
 def test_a_cell_without_a_failure_does_not_count_kernels_that_do_not_serve() -> None:
     results = [reports.result(), reports.result(kernel="cpu/k", serving=False)]
     assert facts.matrix(reports.report(results)).rows["linear"]["float32"].text == "1 by reference"
+
+
+def test_a_case_that_was_never_drawn_has_a_column() -> None:
+    found = facts.matrix(
+        reports.report([reports.result(), reports.result(status="error").model_copy(update={"dtype": ""})])
+    )
+    assert found.dtypes == ("float32", "dtype unknown")
+
+
+def test_gaps_are_grouped_by_what_was_declared() -> None:
+    def gap(i: int) -> Result:
+        reason = f"never: no float64 (this chip has none) (until 2030-01-01); G2 rms: {i}, bound 1"
+        return reports.result(label=f"T={i}", status="gap", reason=reason)
+
+    (group,) = facts.by_reason([gap(1), gap(2)])
+    assert (group.reason, group.kind, len(group.results)) == (
+        "never: no float64 (this chip has none) (until 2030-01-01)",
+        "cannot be",
+        2,
+    )
+
+
+def test_a_reason_that_is_the_gate_again_is_told_once() -> None:
+    found = reports.result(
+        status="fail", gates=(reports.FAILING_GATE,), reason="G2 rms of output 0: 0.018, bound 0.0024; row 3"
+    )
+    assert facts.why(found) == ("G2 rms of output 0 0.018 > 0.0024 (row 3, index [3, 17])",)
+
+
+def test_a_whole_model_is_no_kernel() -> None:
+    case = CaseKey(grid="model", label="tiny float32", builder="model", parameters={})
+    found = facts.power(
+        reports.report([reports.result("model", kernel="cpu/kernels", case=case), reports.result(kernel="cpu/k")])
+    )
+    assert dict(found.ran) == {("linear", "cpu/k"): 1}
 
 
 def test_what_is_no_number_is_worst() -> None:
@@ -127,7 +163,9 @@ def test_junit_counts_only_passes_as_passed() -> None:
 def test_junit_names_the_reason_the_gate_and_the_command() -> None:
     suite = ElementTree.fromstring(junit.render(reports.troubled()))
     failure = next(c for c in suite.iter("testcase") if "cpu/onednn" in c.attrib["name"])[0]
-    assert failure.attrib["message"] == "fail: rms error 7.5 times the bound: the kernel accumulates in bfloat16"
+    assert failure.attrib["message"].endswith(
+        "got 1.25, expected 1.125); rms error 7.5 times the bound: the kernel accumulates in bfloat16"
+    )
     assert failure.text is not None
     assert failure.text.splitlines()[0].startswith("G2 rms of output 0 0.018 > 0.0024")
     assert failure.text.splitlines()[-1].startswith("deepport repro linear-")
@@ -156,8 +194,7 @@ def test_markdown_has_headline_power_table_failures_and_gaps() -> None:
     assert "| linear | ○ 6 by reference | ✗ 1 of 7 fail |  |" in text
     assert "### 6 failures" in text
     assert (
-        "| sparse\\_attention | 1 | notyet: head size 512 needs firmware 9.1 | <https://example.org/issues/12> |"
-        in text
+        "| sparse\\_attention | 1 | notyet: head size 512 needs firmware 9.1 (until 2027-06-30) | <https://exam" in text
     )
 
 
