@@ -102,15 +102,18 @@ class Directed(Session):
         started: backend.Started | None,
         planning: bool = False,
     ) -> Choice:
-        choice = super()._choose(operator, arguments, started, planning)
-        if choice.run is not operator.reference and self._without(identity(operator.name, choice.implementation)):
-            refusals = (*choice.refusals, (choice.implementation, "left out"))
-            choice = Choice(REFERENCE, operator.reference, refusals)
+        choice = self._served(operator, super()._choose(operator, arguments, started, planning))
         if operator.name == "route_backward":
             return replace(choice, run=lambda *a: choice.run(*self._as_imposed(operator, a)))
         if operator.name in _CHOOSES and _CHOOSES[operator.name](operator.bind(arguments)):
             return replace(choice, run=lambda *a: self._decided(operator, choice, a))
         return choice
+
+    def _served(self, operator: Operator[..., Any], choice: Choice) -> Choice:
+        """Who serves a call in the end."""
+        if choice.run is operator.reference or not self._without(identity(operator.name, choice.implementation)):
+            return choice
+        return Choice(REFERENCE, operator.reference, (*choice.refusals, (choice.implementation, "left out")))
 
     def _decided(self, operator: Operator[..., Any], choice: Choice, arguments: tuple[Any, ...]) -> Any:
         result = choice.run(*arguments)

@@ -85,9 +85,15 @@ def gradients(transformer: Transformer, input_ids: Tensor, session: Directed) ->
     return found
 
 
-def widened(transformer: Transformer) -> Transformer:
-    """The same model computing in float64, on the same weights: a model computes in the dtype of its embeddings."""
+def widened(transformer: Transformer, dtype: torch.dtype = torch.float64) -> Transformer:
+    """The same model computing in a wider dtype, on the same weights: a model computes in the dtype of its embeddings."""
     wide = copy.copy(transformer)
     wide._modules = dict(transformer._modules)
-    wide.embed = nn.Embedding.from_pretrained(transformer.embed.weight.detach().double())
+    wide.embed = nn.Embedding.from_pretrained(transformer.embed.weight.detach().to(dtype))
     return wide
+
+
+def on_host(transformer: Transformer) -> Transformer:
+    """The same model with its weights in the host's memory; on the CPU they are shared, not copied."""
+    weights = {id(p): nn.Parameter(p.detach().cpu(), requires_grad=False) for p in transformer.parameters()}
+    return copy.deepcopy(transformer, {**weights, **{id(b): b.cpu() for b in transformer.buffers()}})

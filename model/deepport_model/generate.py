@@ -38,7 +38,7 @@ def generate(
     A sequence that has ended is left out of later steps. Raises BadInput for an empty prompt or a token id that is not in
     the vocabulary.
     """
-    _check(model, prompts, max_new_tokens)
+    check(model, prompts, max_new_tokens)
     capacity = max(map(len, prompts)) + max_new_tokens
     with torch.inference_mode():
         cache = model.cache(len(prompts), capacity, chunk)
@@ -59,7 +59,8 @@ def generate(
             pending = dict(zip(going, rows, strict=True))
 
 
-def _check(model: Transformer, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+def check(model: Transformer, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    """Refuse (BadInput) an empty prompt, a token id that is not in the vocabulary, and to make no token."""
     if max_new_tokens < 1:
         raise BadInput(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
     if not prompts or not all(len(p) for p in prompts):
