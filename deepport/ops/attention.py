@@ -120,7 +120,7 @@ def attention_arguments(
 
     `ring`: window pages are used again once the window has left them, as the model's cache does.
     """
-    ratio = ratio or {"window": 0, "selected": 4, "all": 16}[scope]
+    ratio = 0 if scope == "window" else ratio or {"selected": 4, "all": 16}[scope]
     positions, cu_seqlens = ragged(lengths, first, padding=1)
     ends = [f + n for f, n in zip(first, lengths, strict=True)]
     b, logical = len(lengths), max(ends) // page + 1

@@ -15,10 +15,18 @@ from deepport.spec import EXACT, FLOATS, Case, Cost, Tolerance, case, nbytes, no
 
 
 def hash_arguments(
-    g: Generator, lengths: tuple[int, ...], layers: int, orders: int, heads: int, boundary: int | None, vocabulary: int
+    g: Generator,
+    lengths: tuple[int, ...],
+    layers: int,
+    orders: int,
+    heads: int,
+    boundary: int | None,
+    vocabulary: int,
+    largest: int = 400,
 ) -> dict[str, Any]:
+    """`largest`: no modulus is larger, nor less than an eighth of it."""
     total = sum(lengths)
-    moduli = torch.randint(50, 400, (layers, orders, heads), generator=g)
+    moduli = torch.randint(largest // 8, largest, (layers, orders, heads), generator=g)
     return {
         "ids": torch.randint(0, vocabulary, (total + 1,), generator=g),
         "history": torch.randint(-1, vocabulary, (len(lengths), orders), generator=g),
