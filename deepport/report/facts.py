@@ -57,7 +57,7 @@ _WORDS: dict[State, str] = {
     "not run": "not run",
     "gap": "a gap",
     "kernels": "by kernels",
-    "both": "by kernels and reference",
+    "both": "by both",
     "reference": "by reference",
 }
 
@@ -234,7 +234,10 @@ def refusals(report: Report) -> list[tuple[int, str, tuple[str, ...]]]:
 def problems(report: Report) -> list[tuple[str, str]]:
     """What is wrong and belongs to no single result, as (subject, what): it fails the run, or leaves it without an answer."""
     nulls = [
-        (f"null kernel {n} on {r.id}", _BLIND) for r in report.results for n, f in r.nulls.items() if f == "survived"
+        (f"null kernel {n} on {r.operator} {r.id}", _BLIND)
+        for r in report.results
+        for n, f in r.nulls.items()
+        if f == "survived"
     ]
     return [
         *((f"mutant {m.operator}/{m.name}", _fate(m)) for m in report.mutants or () if m.status not in _SETTLED),

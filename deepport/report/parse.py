@@ -88,10 +88,10 @@ def _dict(content: Any, where: str) -> dict[str, Any]:
 
 
 def _report(content: dict[str, Any], where: str) -> Report:
-    lists: dict[str, Any] = {name: content.get(name) for name in _LISTS}
+    lists = {name: content[name] for name in _LISTS if content.get(name) is not None}
     # Another version explains whatever else is wrong, so the head goes first.
-    head = _model(Report, content | {n: [] for n in lists if n in content}, where)
-    found = {name: _each(name, lists[name], where) for name in _LISTS if lists[name] is not None or name != "mutants"}
+    head = _model(Report, content | {name: [] for name in lists}, where)
+    found = {name: _each(name, values, where) for name, values in lists.items()}
     return head.model_copy(update=found)
 
 

@@ -174,6 +174,11 @@ def conforming() -> Report:
     return report(grid(0.5), mutants=mutants())
 
 
+def without_mutants() -> Report:
+    """They were not asked for."""
+    return report(grid(0.5))
+
+
 FAILING_GATE = Gate(
     gate="G2", metric="rms of output 0", status="fail", value=0.018, bound=0.0024, detail="row 3, index [3, 17]"
 )

@@ -25,7 +25,7 @@ def content() -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("make", [reports.references, reports.conforming, reports.troubled, reports.hostile])
+@pytest.mark.parametrize("make", [reports.references, reports.without_mutants, reports.troubled, reports.hostile])
 def test_a_report_is_read_as_it_was_written(make: Callable[[], Report], tmp_path: Path) -> None:
     path, report = tmp_path / "r.json", make()
     write(path, report.model_dump_json())
@@ -52,6 +52,7 @@ def put(content: dict[str, Any], path: str, value: object) -> None:
         ("results.3.extra", 1, "field results[3].extra: Extra inputs are not permitted"),
         ("results.3", [], "field results[3]: Input should be a valid dictionary"),
         ("results", 7, "field results is no list"),
+        ("results", None, "field results: Input should be a valid tuple"),
         ("mutants.0.tried", {}, "field mutants[0].tried"),
         ("kernels.0.refuses.why", "x", "field kernels[0].refuses.why"),
         ("environment", [], "field environment"),

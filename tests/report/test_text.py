@@ -66,7 +66,7 @@ def test_a_changed_file_and_a_run_cut_short_are_told() -> None:
 @pytest.mark.parametrize(
     ("status", "serving", "text"),
     [
-        ("pass", True, "2 by kernels and reference"),
+        ("pass", True, "2 by both"),
         ("fail", True, "1 of 3 fail"),
         ("fail", False, "1 of 3 fail"),
         ("timeout", True, "1 of 3 fail"),
