@@ -152,7 +152,7 @@ class Crew:
             answers = Answers(facts, _gates(done))
             if done["judged"]:
                 got = {"input_hash": facts["input_hash"], "tensors": done["tensors"]}
-                judged, _ = _ask(slot.judge, {"do": "judge", **told, **got}, frames)
+                judged = _judged(slot, {**told, **got}, frames)
                 yardstick = Yardstick.model_validate(judged["yardstick"])
                 answers = Answers(facts, _gates(done) + _gates(judged), judged["nulls"], yardstick)
         except _NoAnswer as why:
@@ -190,6 +190,14 @@ class Crew:
         else:
             fate = answer.get("mutant") or {"status": "error", "reason": answer["error"]}
         yield MutantResult.model_validate({"name": task.name, "operator": task.operator, "fault": task.fault} | fate)
+
+
+def _judged(slot: Slot, told: wire.Message, frames: list[bytes]) -> wire.Message:
+    judged, _ = _ask(slot.judge, {"do": "judge", **told}, frames)
+    if "other_inputs" in judged:
+        given, inputs = _ask(slot.device, {**told, "do": "inputs"})
+        judged, _ = _ask(slot.judge, {"do": "judge", **told, "inputs": given["tensors"]}, frames + inputs)
+    return judged
 
 
 def _gates(answer: wire.Message) -> tuple[Gate, ...]:

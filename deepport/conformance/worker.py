@@ -18,8 +18,9 @@ import deepport.ops  # noqa: F401  (declares the operators)
 from deepport.conformance import grids, model, wire
 from deepport.conformance.decisions import Decisions
 from deepport.conformance.environment import installed, spec_hash
+from deepport.conformance.oracle import tensors
 from deepport.conformance.result import REFERENCE, CaseKey, Gate
-from deepport.conformance.trial import Bench, Judge
+from deepport.conformance.trial import Bench, Judge, OtherInputs, drawn
 from deepport.conformance.variants import NotHere
 from deepport.errors import DeepportError
 from deepport.op import Operator, operators
@@ -68,13 +69,25 @@ def perform(message: wire.Message, frames: list[bytes]) -> Answer:
     return {"facts": facts | measured, "gates": gates, "tensors": heads, "judged": done.outputs is not None}, packed
 
 
+def inputs(message: wire.Message, frames: list[bytes]) -> Answer:
+    """The tensors that a case's outputs are computed from."""
+    operator, key = _case(message)
+    heads, packed = wire.packed(tensors(drawn(operator, grids.find(operator, key), key.seed)))
+    return {"tensors": heads}, packed
+
+
 def judge(message: wire.Message, frames: list[bytes]) -> Answer:
-    """Put outputs before the gates."""
+    """Put outputs before the gates. Where other inputs are drawn here, the answer asks for those of the device's process."""
     operator, key = _case(message)
     # A reference on the CPU is the yardstick itself; on another device it is other code, and can be measured.
     reference = message["implementation"] == REFERENCE and message["device_type"] == "cpu"
-    got = wire.unpacked(message["tensors"], frames)
-    found = _judge.judge(operator, key, got, reference=reference, input_hash=message["input_hash"])
+    count = len(message["tensors"])
+    got = wire.unpacked(message["tensors"], frames[:count])
+    given = wire.unpacked(message["inputs"], frames[count:]) if "inputs" in message else None
+    try:
+        found = _judge.judge(operator, key, got, reference=reference, input_hash=message["input_hash"], inputs=given)
+    except OtherInputs:
+        return {"other_inputs": True}, []
     gates = [g.model_dump(mode="json") for g in found.gates]
     return {"gates": gates, "nulls": found.nulls, "yardstick": found.yardstick.model_dump(mode="json")}, []
 
@@ -126,6 +139,7 @@ _FUNCTIONS: dict[str, Callable[[wire.Message, list[bytes]], Answer]] = {
     "hello": hello,
     "offer": offer,
     "perform": perform,
+    "inputs": inputs,
     "judge": judge,
     "decide": decide,
     "perform_model": perform_model,
