@@ -11,7 +11,7 @@ from deepport.errors import BadInput
 from deepport.report.parse import is_journal, journal_of, report_of
 
 LARGEST = 32 << 20
-"""Bytes of a file that is read, some 10,000 results; parsed, the worst file takes about thirty times as much memory."""
+"""Bytes of a file that is read, some 8,000 results; parsed, the worst file takes about thirty times as much memory."""
 
 
 def read(path: Path) -> Report:
