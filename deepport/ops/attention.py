@@ -13,7 +13,8 @@ from deepport.ragged import page_rows, read_pages, segments
 from deepport.spec import FLOATS, Case, Cost, Tolerance, case, nbytes, normal
 
 _BLOCK = 64
-"""Rows a reference computes at once: its scratch is _BLOCK x heads x entries, however long the prefill."""
+"""Rows a reference computes at once: its scratch is _BLOCK x heads x entries, however long the prefill. And a number of columns
+that is a multiple of every matrix product's tile."""
 
 
 def _capacity(pages: Tensor, table: Tensor) -> int:
@@ -89,8 +90,8 @@ def index_topk(
     wide = accumulation(q.dtype)
     for b, low, high in segments(cu_seqlens, _BLOCK):
         ready = (positions[low:high] + 1) // ratio
-        entries = torch.arange(int(ready.max()), device=q.device)
-        keys = read_pages(pages, table, b, entries).to(wide)
+        keys = _padded(read_pages(pages, table, b, torch.arange(int(ready.max()), device=q.device)).to(wide))
+        entries = torch.arange(len(keys), device=q.device)
         products = torch.einsum("thd,sd->ths", q[low:high].to(wide), keys).relu()
         scores = torch.einsum("ths,th->ts", products, weights[low:high].to(wide))
         # torch.topk does not break ties by the lowest id; ascending, NaN comes last, even behind a score of -inf.
@@ -99,6 +100,12 @@ def index_topk(
         ids = ids.masked_fill(best.isnan(), none)[:, :k].sort().values
         chosen[low:high, : ids.shape[1]] = ids.masked_fill(ids == none, -1).int()
     return chosen
+
+
+def _padded(keys: Tensor) -> Tensor:
+    """Keys, and zeros up to a multiple of the block: a product's last columns may be summed in another order than the others,
+    and equal keys would not tie."""
+    return torch.nn.functional.pad(keys, (0, 0, 0, -len(keys) % _BLOCK))
 
 
 def attention_arguments(

@@ -444,3 +444,15 @@ def test_where_nothing_is_selected_the_table_may_hold_anything() -> None:
     o, _ = ops.sparse_attention(**arguments)
     arguments["compressed_table"].fill_(2_000_000_000)
     assert torch.equal(ops.sparse_attention(**arguments)[0], o)
+
+
+@pytest.mark.parametrize("tokens", [1, 9])
+def test_equal_keys_tie_wherever_they_are(tokens: int) -> None:
+    """At the edge of a matrix product, too, whose columns may be summed in another order."""
+    for entries in range(90, 130):
+        keys = draw(0, entries, 31).float()[torch.arange(entries) % 7]
+        q, weights = draw(entries, tokens, 8, 31).float(), draw(2, tokens, 8).float()
+        found = select(q, weights, [keys], [(entries - tokens, entries)], ratio=1, k=20)
+        for row in found.tolist():
+            taken = [[i for i in row if i % 7 == kind] for kind in range(7)]
+            assert all(ids == [kind + 7 * n for n in range(len(ids))] for kind, ids in enumerate(taken))
