@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,7 @@ from deepport.command.render import show
 from deepport.command.terminal import EXIT_CODES, failures
 
 if TYPE_CHECKING:
-    from deepport.conformance.result import Gate, Result
+    from deepport.conformance.result import Gate
 
 EXAMPLES = f"""
 Examples:
@@ -59,31 +60,54 @@ def repro(
         raise typer.Exit(again(what, report, bundle, timeout))
 
 
-def again(what: str, path: Path | None = None, bundle: Path | None = None, timeout: float = 300.0) -> int:
+def again(what: str, path: Path | None = None, folder: Path | None = None, timeout: float = 300.0) -> int:
     """Exit code of `deepport repro`."""
-    from deepport.conformance.repro import find, rerun
+    if Path(what).is_dir():
+        return _bundle(Path(what))
+    from deepport.conformance.repro import again, find, keep
 
     then, report = find(what, path)
-    now = rerun(then, report, timeout)
-    _show(then, now)
-    return 0 if now.status == "pass" else 1
+    now, got = again(then, report, timeout)
+    _title(f"{now.operator} {now.case.grid} {now.case.label}", now.implementation, now.status, now.reason)
+    _gates(now.gates, {(g.gate, g.metric): g for g in then.gates})
+    if now.status == "pass":
+        return 0
+    if now.case.grid != "model":  # that has no arguments to keep: deepport bisect finds the call that is wrong
+        folder = folder or Path(f"deepport-repro-{now.id}")
+        keep(folder, report.backend, now, got)
+        sys.stdout.write(
+            f"\n{folder}: its inputs, what was expected and what came; deepport repro {folder} runs them again\n"
+        )
+    return 1
 
 
-def _show(then: Result, now: Result) -> None:
+def _bundle(folder: Path) -> int:
+    """Run a bundle again, in this process: a debugger can watch."""
+    from deepport.conformance.bundle import read
+    from deepport.conformance.rerun import rerun
+
+    recorded, now = read(folder), rerun(folder)
+    _title(f"{recorded.operator} {recorded.site}".rstrip(), now.implementation, "pass" if now.passes else "fail", "")
+    for changed in now.changed:
+        sys.stdout.write(f"changed: {changed}\n")
+    _gates(now.gates, {(g.gate, g.metric): g for g in recorded.gates})
+    return 0 if now.passes else 1
+
+
+def _title(what: str, implementation: str, status: str, reason: str) -> None:
     from deepport.report.words import printable
 
-    out = sys.stdout
-    out.write(
-        f"{now.operator} {now.case.grid} {printable(now.case.label)}, {printable(now.implementation)}: {now.status}\n"
-    )
-    if now.reason:
-        out.write(f"{printable(now.reason)}\n")
-    out.write("\n")
-    before = {(g.gate, g.metric): g for g in then.gates}
-    rows = [
-        (g.gate, printable(g.metric), g.status, *_measured(g), _then(before.get((g.gate, g.metric)))) for g in now.gates
-    ]
-    show(("gate", "what", "status", ">value", ">bound", ">used", ">used then"), rows, out)
+    sys.stdout.write(f"{printable(what)}, {printable(implementation)}: {status}\n")
+    if reason:
+        sys.stdout.write(f"{printable(reason)}\n")
+
+
+def _gates(gates: Sequence[Gate], then: Mapping[tuple[str, str], Gate]) -> None:
+    from deepport.report.words import printable
+
+    rows = [(g.gate, printable(g.metric), g.status, *_measured(g), _then(then.get((g.gate, g.metric)))) for g in gates]
+    sys.stdout.write("\n")
+    show(("gate", "what", "status", ">value", ">bound", ">used", ">used then"), rows, sys.stdout)
 
 
 def _measured(gate: Gate) -> tuple[str, str, str]:

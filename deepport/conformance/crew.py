@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from torch import Tensor
 
 from deepport import backend
 from deepport.conformance import wire
@@ -79,8 +81,15 @@ def place_of(name: str, index: int) -> Place:
 class Crew:
     """So many threads as slots, each with a device worker and a judge of its own."""
 
-    def __init__(self, place: Place, slots: Sequence[Slot], tasks: Sequence[Task]) -> None:
-        self._place, self._slots = place, slots
+    def __init__(
+        self,
+        place: Place,
+        slots: Sequence[Slot],
+        tasks: Sequence[Task],
+        keep: Callable[[list[Tensor]], None] | None = None,
+    ) -> None:
+        """`keep`: called with the outputs of every case's implementation that has some."""
+        self._place, self._slots, self._keep = place, slots, keep
         self._tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
         for task in tasks:
             self._tasks.put(task)
@@ -129,7 +138,8 @@ class Crew:
         yield Offered(task.operator, tuple(offer["implementations"]), offer["refusals"])
         for place, implementation in enumerate(offer["implementations"]):
             if task.only in ("", implementation):
-                yield self._answer(slot, asked, self._subject(task, implementation, serving=place == 0))
+                subject = self._subject(task, implementation, serving=place == 0)
+                yield self._answer(slot, asked, subject, offer["facts"])
 
     def _where(self, task: CaseTask) -> wire.Message:
         return {
@@ -142,15 +152,17 @@ class Crew:
     def _subject(self, task: CaseTask, implementation: str, serving: bool) -> Subject:
         return Subject(self._place.backend, task.operator, task.key, implementation, serving, self._place.evidence)
 
-    def _answer(self, slot: Slot, asked: wire.Message, subject: Subject) -> Result:
+    def _answer(self, slot: Slot, asked: wire.Message, subject: Subject, facts: dict[str, Any]) -> Result:
         """The device performs, the judge judges."""
         told = {**asked, "implementation": subject.implementation, "serving": subject.serving}
-        answers = Answers()
+        answers = Answers(facts)
         try:
             done, frames = _ask(slot.device, {"do": "perform", **told})
-            facts = done["facts"]
+            facts = facts | done["facts"]
             answers = Answers(facts, _gates(done))
             if done["judged"]:
+                if self._keep is not None:
+                    self._keep(wire.unpacked(done["tensors"], frames))
                 got = {"input_hash": facts["input_hash"], "tensors": done["tensors"]}
                 judged = _judged(slot, {**told, **got}, frames)
                 yardstick = Yardstick.model_validate(judged["yardstick"])
@@ -159,7 +171,7 @@ class Crew:
             by_kernel = subject.implementation != REFERENCE
             # A kernel that said YES and then cannot is broken; a device without an operation of plain torch lacks it.
             status = "error" if by_kernel and why.status == "unsupported" else why.status
-            return unanswered(subject, status, f"not judged: {why.reason}" if answers.facts else why.reason, answers)
+            return unanswered(subject, status, f"not judged: {why.reason}" if answers.gates else why.reason, answers)
         return result(subject, answers)
 
     def _model(self, slot: Slot, task: CaseTask) -> Iterator[Item]:

@@ -16,7 +16,7 @@ from deepport.conformance.environment import kernel_hash
 from deepport.conformance.execute import Execution, Far, Implementation, execute
 from deepport.conformance.guard import Guard, padded_strides
 from deepport.conformance.judge import itself, judge, nulls
-from deepport.conformance.oracle import Truth, content_hash, tensors, truth
+from deepport.conformance.oracle import Truth, alike, content_hash, tensors, truth
 from deepport.conformance.result import REFERENCE, CaseKey, Gate, Yardstick
 from deepport.kernel import Kernel, TensorSpec
 from deepport.op import Operator
@@ -24,16 +24,17 @@ from deepport.policy import Session
 from deepport.record import Record
 from deepport.spec import Case
 
-_STALE = 1 << 22
-"""Elements of arguments up to which a second draw is cheap enough to see whether a stale output is noticed."""
+_SECOND = 1 << 22
+"""Elements of arguments up to which a second draw is cheap, by which stale outputs are noticed."""
 
 
 @dataclass(frozen=True)
 class Offer:
-    """Who takes a case, in the order in which they are asked: the first serves. And who does not, and why."""
+    """Who takes a case, in the order in which they are asked: the first serves. Who does not, and why. Facts for the record."""
 
     implementations: tuple[str, ...]
     refusals: Mapping[str, str]
+    facts: Mapping[str, Any]
 
 
 class Bench:
@@ -48,13 +49,12 @@ class Bench:
         """Ask every kernel."""
         arguments = drawn(operator, case, seed)
         if case.variant == "strided":
-            guard = Guard()
-            arguments = {n: _strided(guard, n, a) for n, a in arguments.items()}
+            arguments = laid_out(arguments)
         signature = operator.signature(tuple(arguments[n] for n in operator.parameters))
         answers = [(self._name(k), k.supports(signature)) for k in self.started.kernels.get(operator.name, [])]
         takers = tuple(name for name, support in answers if support)
         refusals = {name: f"{support.code}: {support.reason}" for name, support in answers if not support}
-        return Offer(takers or (REFERENCE,), refusals)
+        return Offer(takers or (REFERENCE,), refusals, _facts(operator, arguments))
 
     def _name(self, kernel: Kernel) -> str:
         return f"{self.started.name}/{kernel.name}"
@@ -66,8 +66,8 @@ class Bench:
 
     def perform(
         self, operator: Operator[..., Any], case: Case, seed: int, implementation: str, serving: bool
-    ) -> tuple[Execution, dict[str, Any]]:
-        """Run one implementation; beside what it did, facts for the record."""
+    ) -> tuple[Execution, str]:
+        """Run one implementation; beside what it did, the hash of its files."""
         arguments, kernel, record = drawn(operator, case, seed), self.kernel(operator, implementation), Record()
         subject = Implementation(
             operator,
@@ -78,14 +78,12 @@ class Bench:
             self.started.runtime,
             self._production(operator, record) if serving else None,
         )
-        facts = _facts(operator, arguments) | {"kernel_hash": "" if kernel is None else kernel_hash(kernel)}
-        with Session(
-            backend=self.started.name
-        ):  # whom a kernel that calls other operators asks, as it would in production
-            done = self._execute(subject, case, arguments)
+        # A kernel that calls other operators asks whom it would ask in production.
+        with Session(backend=self.started.name):
+            done = self._execute(subject, case, arguments, seed)
         if serving and not case.raises:
             done.gates.append(_spied(operator, implementation, record))
-        return done, facts
+        return done, "" if kernel is None else kernel_hash(kernel)
 
     def _production(self, operator: Operator[..., Any], record: Record) -> Any:
         def run(*args: Any) -> Any:
@@ -94,10 +92,12 @@ class Bench:
 
         return run
 
-    def _execute(self, subject: Implementation, case: Case, arguments: dict[str, Any]) -> Execution:
+    def _execute(self, subject: Implementation, case: Case, arguments: dict[str, Any], seed: int) -> Execution:
         if case.variant == "far":
             return execute(subject, arguments, far=Far(*variants.far(subject.operator.name, arguments, self.device)))
-        return execute(subject, arguments, strided=case.variant == "strided", raises=case.raises)
+        small = sum(t.numel() for t in tensors(arguments)) <= _SECOND
+        earlier = drawn(subject.operator, case, seed + 1) if small and not case.raises else None
+        return execute(subject, arguments, strided=case.variant == "strided", raises=case.raises, earlier=earlier)
 
 
 def drawn(operator: Operator[..., Any], case: Case, seed: int = 0) -> dict[str, Any]:
@@ -106,8 +106,10 @@ def drawn(operator: Operator[..., Any], case: Case, seed: int = 0) -> dict[str, 
     return {n: arguments.get(n, operator.defaults.get(n)) for n in operator.parameters}
 
 
-def _strided(guard: Guard, name: str, argument: Any) -> Any:
-    return guard.place(name, argument, padded_strides(argument)) if isinstance(argument, Tensor) else argument
+def laid_out(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The same values in memory with gaps (`padded_strides`)."""
+    guard = Guard()
+    return {n: tree_map_only(Tensor, lambda t: guard.place("", t, padded_strides(t)), a) for n, a in arguments.items()}
 
 
 def _spied(operator: Operator[..., Any], implementation: str, record: Record) -> Gate:
@@ -194,13 +196,15 @@ class Judge:
         if inputs is not None or self._last is None or self._last[0] != (operator.name, key):
             arguments = drawn(operator, grids.find(operator, key), key.seed)
             if inputs is not None:
+                if not alike(tensors(arguments), inputs):
+                    raise RuntimeError(f"{operator.name}: its inputs are not those of the case {key.label}")
                 given = iter(inputs)
                 arguments = {n: tree_map_only(Tensor, lambda _: next(given), a) for n, a in arguments.items()}
             self._last = (operator.name, key), arguments, truth(operator, arguments)
         return self._last[1:]
 
     def _stale(self, operator: Operator[..., Any], key: CaseKey, arguments: dict[str, Any]) -> list[Tensor] | None:
-        if sum(t.numel() for t in tensors(arguments)) > _STALE:
+        if sum(t.numel() for t in tensors(arguments)) > _SECOND:
             return None
         return truth(operator, drawn(operator, grids.find(operator, key), key.seed + 1)).yardstick
 

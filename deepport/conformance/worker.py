@@ -55,18 +55,19 @@ def offer(message: wire.Message, frames: list[bytes]) -> Answer:
     """Which implementations take a case."""
     operator, key = _case(message)
     found = _bench(message).offer(operator, grids.find(operator, key), key.seed)
-    return {"implementations": found.implementations, "refusals": dict(found.refusals)}, []
+    facts = {**found.facts, "spec_hash": spec_hash(operator)}
+    return {"implementations": found.implementations, "refusals": dict(found.refusals), "facts": facts}, []
 
 
 def perform(message: wire.Message, frames: list[bytes]) -> Answer:
-    """Run one implementation: what gate G1 says, facts for the record, and the outputs."""
+    """Run one implementation: what gate G1 says, how long it took, and the outputs."""
     operator, key = _case(message)
     case = grids.find(operator, key)
-    done, facts = _bench(message).perform(operator, case, key.seed, message["implementation"], message["serving"])
+    done, digest = _bench(message).perform(operator, case, key.seed, message["implementation"], message["serving"])
     heads, packed = wire.packed(done.outputs or [])
-    measured = {"seconds": done.seconds, "device_seconds": done.device_seconds, "spec_hash": spec_hash(operator)}
+    measured = {"seconds": done.seconds, "device_seconds": done.device_seconds, "kernel_hash": digest}
     gates = [g.model_dump(mode="json") for g in done.gates]
-    return {"facts": facts | measured, "gates": gates, "tensors": heads, "judged": done.outputs is not None}, packed
+    return {"facts": measured, "gates": gates, "tensors": heads, "judged": done.outputs is not None}, packed
 
 
 def inputs(message: wire.Message, frames: list[bytes]) -> Answer:
@@ -109,17 +110,24 @@ def perform_model(message: wire.Message, frames: list[bytes]) -> Answer:
     served: dict[str, int] = {}
     for row in done.served:
         served[row.implementation] = served.get(row.implementation, 0) + row.calls
-    heads, packed = wire.packed(done.tensors)
+    heads, packed = wire.packed(list(done.tensors.values()))
     told = {"dtype": case.dtype, "arguments": {"calls served by": served}, "seconds": time.perf_counter() - begin}
     choices = done.choices.model_dump(mode="json")
-    return {"facts": told, "tensors": heads, "choices": choices, "itself": done.itself}, packed
+    return {
+        "facts": told,
+        "tensors": heads,
+        "choices": choices,
+        "itself": done.itself,
+        "names": list(done.tensors),
+    }, packed
 
 
 def judge_model(message: wire.Message, frames: list[bytes]) -> Answer:
     """Put a whole model's outputs before gate G6. After `decide`, in the same process."""
     case = model.find(CaseKey.model_validate(message["case"]))
     got = wire.unpacked(message["tensors"], frames)
-    performance = model.Performance(got, [], Gate.model_validate(message["choices"]), message["itself"])
+    named = dict(zip(message["names"], got, strict=True))
+    performance = model.Performance(named, [], Gate.model_validate(message["choices"]), message["itself"])
     judged = model.judge(case, performance, _truths.pop(case.label))
     return {"gates": [g.model_dump(mode="json") for g in judged]}, []
 
