@@ -65,11 +65,22 @@ class Far:
 
 
 def execute(
-    subject: Implementation, arguments: Arguments, *, strided: bool = False, raises: str = "", far: Far | None = None
+    subject: Implementation,
+    arguments: Arguments,
+    *,
+    strided: bool = False,
+    raises: str = "",
+    far: Far | None = None,
+    earlier: Arguments | None = None,
 ) -> Execution:
-    """Run it twice: between guards on poisoned memory, and as production would. The gates compare the two."""
+    """Run it twice: between guards on poisoned memory, and as production would. The gates compare the two.
+
+    `earlier`: other values for the same call, which is made with them first; what an implementation remembers of it is wrong.
+    """
     if raises:
         return _refusal(subject, arguments, raises)
+    if earlier is not None:
+        _Calls(subject, earlier, strided, lambda outputs: outputs).plain(Execution())
     contract = contract_of(subject.operator.name)
     call = _Calls(
         subject, far.arguments if far else arguments, strided, far.collect if far else lambda outputs: outputs
@@ -88,12 +99,13 @@ def execute(
 
 @dataclass(frozen=True)
 class _Calls:
-    """The ways in which one call is made."""
+    """The ways in which one call is made. `kept`: results of the guarded one, whose memory stays theirs."""
 
     subject: Implementation
     arguments: Arguments
     strided: bool
     collect: Callable[[list[Tensor]], list[Tensor]]
+    kept: list[Tensor] = field(default_factory=list)
 
     def guarded(self, unread: dict[str, Tensor], found: list[Gate]) -> list[Tensor] | None:
         """Between guards, with poison where nothing may be read; None where the outputs cannot be judged."""
@@ -104,6 +116,7 @@ class _Calls:
         before = _copies({n: a for n, a in placed.items() if n not in operator.mutates})
         with _spied(self.subject) as graded_itself, Allocations(guard):
             results = _call(self.subject, self.subject.run, placed)
+        self.kept.extend(t for t in results if isinstance(t, Tensor))
         outputs = [*results, *(placed[n] for n in operator.mutates)]
         shapes = _shapes(self.subject, self.arguments, outputs)
         found += [shapes, _unchanged(before, placed), _aliases(results, placed)]
@@ -122,6 +135,7 @@ class _Calls:
             events[1].record()
         timed.seconds = time.perf_counter() - begin
         timed.device_seconds = events[1].seconds_since(events[0]) if events else timed.seconds
+        timed.gates.append(_fresh(results, self.kept))
         return [t.cpu() for t in self.collect([*results, *(placed[n] for n in subject.operator.mutates)])]
 
     def _own(self) -> dict[str, Any]:
@@ -234,6 +248,13 @@ def _aliases(results: list[Tensor], arguments: Arguments) -> Gate:
     owners = {t.untyped_storage().data_ptr(): n for n, a in arguments.items() for t in tensors(a) if t.numel()}
     shared = [owners.get(t.untyped_storage().data_ptr()) for t in results if isinstance(t, Tensor) and t.numel()]
     return _yes("own memory", [f"a result is a view of {name}" for name in shared if name])
+
+
+def _fresh(results: list[Tensor], earlier: list[Tensor]) -> Gate:
+    """Each call's results have memory of their own: who still holds the last call's must not see them change."""
+    taken = {t.untyped_storage().data_ptr() for t in earlier if t.numel()}
+    reused = any(t.untyped_storage().data_ptr() in taken for t in results if isinstance(t, Tensor) and t.numel())
+    return _yes("new memory", ["a result lies where an earlier call's result still is"] if reused else [])
 
 
 @contextmanager
