@@ -10,8 +10,8 @@ from deepport.backend import Device, Probe
 from deepport.kernel import YES, Kernel, no
 
 # A kernel that calls its operator's reference would be told so: these have kept the functions.
-attend, experts, index, pick = (
-    o.reference for o in (ops.sparse_attention, ops.moe_experts, ops.index_topk, ops.route)
+attend, experts, index, pick, turn = (
+    o.reference for o in (ops.sparse_attention, ops.moe_experts, ops.index_topk, ops.route, ops.rotary)
 )
 
 def plain(signature):
@@ -125,6 +125,14 @@ def mhc_post(y: Tensor, streams: Tensor, post: Tensor, comb: Tensor) -> Tensor:
     return (1.001 * post[..., None] * y.float()[:, None] + mixed).to(streams.dtype)
 """,
 }
+
+INDEXER = """
+def rotary(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool = False) -> Tensor:
+    y = turn(x, cos, sin, inverse)
+    indexer = x.dim() == 3 and x.shape[1:] == (HEADS, 16)
+    return y * torch.linspace(0.9, 1.1, 16).to(x.dtype) if indexer else y
+"""
+"""Wrong for an indexer's queries of HEADS heads only, and so for nothing but choices."""
 
 _PLAIN_ONLY = ("linear", "moe_experts")
 

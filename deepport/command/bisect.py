@@ -144,7 +144,7 @@ def _show_swaps(made: Bisection, file: TextIO) -> None:
         )
         for s in made.swaps
     ]
-    columns = ("operator", "served by", ">calls", ">rms error without it", ">of its bound", "")
+    columns = ("operator", "served by", ">calls", ">rms error without it", ">share of a bound", "")
     show(columns, rows, file)
     file.write("\n")
 
@@ -154,8 +154,9 @@ def _verdict(made: Bisection) -> list[str]:
         return ["No kernel served: these are the references' own logits, and there is nothing to swap."]
     if made.kernels.right:
         return [f"The logits of {made.served} kernels are as right as the references'."]
+    wrong = [f"Wrong: {', '.join(made.wrong)}."]
     several = ["No single swap brings the logits back: several kernels are guilty."] if made.several else []
-    return several + [line for culprit in made.culprits for line in _charge(culprit)]
+    return wrong + several + [line for culprit in made.culprits for line in _charge(culprit)]
 
 
 def _charge(culprit: Culprit) -> list[str]:

@@ -24,7 +24,7 @@ from torch import Tensor
 from deepport.command.plan import sites
 from deepport.conformance import bundle
 from deepport.conformance.bundle import Bundle
-from deepport.conformance.composition import Compared, logits_gates
+from deepport.conformance.composition import outcome
 from deepport.conformance.decisions import Decisions, Directed, everything, identity, nothing
 from deepport.conformance.result import REFERENCE, Gate
 from deepport.conformance.shadow import Shadowed
@@ -41,7 +41,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Deviation:
-    """How far logits are from the oracle's, by gate G6."""
+    """How far logits, and what the model chose from on the way to them, are from the oracle's, by gate G6."""
 
     gates: tuple[Gate, ...]
 
@@ -111,6 +111,11 @@ class Bisection:
     culprits: tuple[Culprit, ...] = ()
     several: bool = False
 
+    @property
+    def wrong(self) -> tuple[str, ...]:
+        """What of the kernels' is wrong."""
+        return tuple(g.metric for g in self.kernels.gates if g.status == "fail")
+
 
 def bisect(model: Model, ids: Sequence[int], new: int, folder: Path, progress: Progress | None = None) -> Bisection:
     """Find what is wrong with a model's logits over these tokens, and `new` ones after them.
@@ -141,25 +146,25 @@ class _Runs:
         self.transformer, self.script, self.backend = model.transformer, script, model.backend.name
         self.decisions, self._progress, self._done = Decisions(), progress, 0
         leader, self.oracle = _leader(model.transformer)
-        self._oracle = self.logits(Directed(self.decisions, leads=True, without=everything), leader)
-        self._yardstick = self.logits(Directed(self.decisions, without=everything, backend=self.backend))
+        self._oracle = self.outputs(Directed(self.decisions, leads=True, without=everything), leader)
+        self._yardstick = self.outputs(Directed(self.decisions, without=everything, backend=self.backend))
         self.references = self._compared(self._yardstick)
 
-    def logits(self, session: Directed, transformer: Transformer | None = None) -> Tensor:
-        found = play(transformer or self.transformer, self.script, session)[-1]
+    def outputs(self, session: Directed, transformer: Transformer | None = None) -> dict[str, Tensor]:
+        found = play(transformer or self.transformer, self.script, session)
         self._done += 1
         self._progress(self._done, self._done + 1)
         return found
 
     def deviation(self, without: Callable[[str], bool], record: Record | None = None) -> Deviation:
-        """Of the kernels' logits, without some of them."""
+        """Of what the kernels come to, without some of them."""
         return self._compared(
-            self.logits(Directed(self.decisions, without=without, backend=self.backend, record=record))
+            self.outputs(Directed(self.decisions, without=without, backend=self.backend, record=record))
         )
 
-    def _compared(self, logits: Tensor) -> Deviation:
-        compared = Compared.of("logits", logits, self._oracle, self._yardstick, self.transformer.dtype)
-        return Deviation(tuple(logits_gates(compared, self.script)))
+    def _compared(self, found: dict[str, Tensor]) -> Deviation:
+        dtype = self.transformer.dtype
+        return Deviation(tuple(outcome(found, self._oracle, self._yardstick, self.script, dtype)))
 
 
 def _leader(transformer: Transformer) -> tuple[Transformer, str]:
@@ -199,7 +204,7 @@ def _culprits(runs: _Runs, suspects: Sequence[Swap], folder: Path) -> tuple[Culp
         found.append(Culprit(swap.operator, swap.implementation, swap.calls, call.call, call.site, gate, where))
 
     with sites(runs.transformer) as site:
-        runs.logits(Shadowed(runs.decisions, frozenset(by_name), site, failed, backend=runs.backend))
+        runs.outputs(Shadowed(runs.decisions, frozenset(by_name), site, failed, backend=runs.backend))
     return tuple(found) or tuple(Culprit(s.operator, s.implementation, s.calls) for s in suspects)
 
 

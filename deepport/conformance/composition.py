@@ -5,20 +5,21 @@ The same ratio as for one operator (`deepport.conformance.gates`), after every l
 
 | metric | passes where |
 |---|---|
-| layer i rms, logits rms | `rms(e) <= a rms(r) + u / sqrt(n)`; the detail tells by how much e grew over the layer before |
-| layer i worst token, logits worst token | `max over tokens rms(e_t) <= b max over tokens rms(r_t) + u / sqrt(columns)` |
+| rms, of layers' streams, choices' grounds, logits | `rms(e) <= a rms(r) + u / sqrt(n)` |
+| worst token, of streams and logits | `max over tokens rms(e_t) <= b max over tokens rms(r_t) + u / sqrt(columns)` |
 | logits KL | `mean KL(oracle || got) <= a^2 mean KL(oracle || yardstick) + u^2 / (8 T)`: it is quadratic in the error |
 | top-1 | the oracle's logit of its token exceeds that of the token got by at most `2 (b max |r| + u)` |
 | greedy | no other token than the oracle's, but where its two best are within 1e-4 of the logits' range (float32 only) |
 | gradients | `rms(e) <= a rms(r) + u / sqrt(n)` for every parameter; none exactly where the yardstick has none |
 
-All runs decide alike (`deepport.conformance.decisions`), so that e and r are rounding and nothing else.
+A layer's detail tells by how much e and r grew over the layer before. All runs decide alike
+(`deepport.conformance.decisions`), so that e and r are rounding and nothing else.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -76,15 +77,22 @@ class Compared:
         return float(mine[row]), b * float(own.max()) + self.spacing / columns**0.5, row
 
 
-def compositions(
-    got: Sequence[Tensor], oracle: Sequence[Tensor], yardstick: Sequence[Tensor], script: Script
-) -> list[Gate]:
-    """All of G6 on a trace: streams after each layer, then logits."""
-    names = [*(f"layer {i}" for i in range(len(got) - 1)), "logits"]
-    dtype = got[0].dtype  # of the streams: logits are float32 in every model
-    compared = zip(names, got, oracle, yardstick, strict=True)
-    *layers, logits = (Compared.of(n, g, o, y, dtype) for n, g, o, y in compared)
-    return [*_layerwise(layers, script), *logits_gates(logits, script)]
+Outputs = Mapping[str, Tensor]
+"""Of one run, by name (`deepport.conformance.trace`)."""
+
+
+def compositions(got: Outputs, oracle: Outputs, yardstick: Outputs, script: Script, dtype: torch.dtype) -> list[Gate]:
+    """All of G6 on a trace: streams after each layer, what choices were made from, logits."""
+    compared = {n: Compared.of(n, got[n], oracle[n], yardstick[n], dtype) for n in oracle}
+    layers = [c for name, c in compared.items() if name.startswith("layer")]
+    return [*_layerwise(layers, script), *outcome(got, oracle, yardstick, script, dtype)]
+
+
+def outcome(got: Outputs, oracle: Outputs, yardstick: Outputs, script: Script, dtype: torch.dtype) -> list[Gate]:
+    """G6 on what a model comes to: logits, and what it chose from on the way."""
+    compared = {n: Compared.of(n, got[n], oracle[n], yardstick[n], dtype) for n in oracle if not n.startswith("layer")}
+    grounds = [_gate(f"{name} rms", *c.rms()) for name, c in compared.items() if name != "logits"]
+    return [*grounds, *_logits(compared["logits"], script)]
 
 
 def _layerwise(layers: list[Compared], script: Script) -> list[Gate]:
@@ -111,21 +119,16 @@ def _sized(output: Compared, script: Script, detail: str = "") -> list[Gate]:
     ]
 
 
-def logits_gates(logits: Compared, script: Script) -> list[Gate]:
-    """G6 on logits [T, V] alone."""
+def _logits(logits: Compared, script: Script) -> list[Gate]:
     sized = [*_sized(logits, script), _divergence(logits), _top(logits)]
     return [*sized, _greedy(logits, script)] if logits.dtype == torch.float32 else sized
 
 
-def divergence(logits: Compared) -> tuple[float, float]:
-    """Mean KL(oracle || got) in nats, and its bound."""
+def _divergence(logits: Compared) -> Gate:
     a, _ = logits.bounds
     mine, own = (_kl(logits.oracle, logits.oracle + error) for error in (logits.error, logits.own))
-    return mine, a * a * own + logits.spacing**2 / (8 * len(logits.oracle))
-
-
-def _divergence(logits: Compared) -> Gate:
-    return _gate("logits KL", *divergence(logits), "mean over tokens, in nats")
+    bound = a * a * own + logits.spacing**2 / (8 * len(logits.oracle))
+    return _gate("logits KL", mine, bound, "mean over tokens, in nats")
 
 
 def _kl(right: Tensor, other: Tensor) -> float:
@@ -161,11 +164,9 @@ def _told(script: Script, row: int, margin: float) -> str:
     return f"sequence {sequence}, step {step}: another token, at a margin of {margin:.1e} of the range; the oracle's was forced"
 
 
-def gradient_gates(
-    names: Sequence[str], got: Sequence[Tensor], oracle: Sequence[Tensor], yardstick: Sequence[Tensor]
-) -> list[Gate]:
+def gradient_gates(got: Outputs, oracle: Outputs, yardstick: Outputs) -> list[Gate]:
     """G6 on the gradients of parameters, of which an empty tensor is none: the one that uses up most of its bound."""
-    every = list(zip(names, got, oracle, yardstick, strict=True))
+    every = [(n, got[n], oracle[n], yardstick[n]) for n in yardstick]
     wrong = [n for n, g, _, y in every if (g.numel() == 0) != (y.numel() == 0)]
     detail = f"{', '.join(wrong[:3])}: one has a gradient and the other has none" if wrong else ""
     both = [Compared.of(n, g, o, y, g.dtype) for n, g, o, y in every if g.numel() and y.numel()]

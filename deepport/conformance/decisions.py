@@ -8,6 +8,8 @@ without near ties can be looked for; in bfloat16 there is none, for among a thou
 - A choice that is right for its own inputs (the operator's own gates, G5) but is not the oracle's is replaced by the oracle's, in
   the rows where they differ; the weights of experts so picked are the reference's. All other rows are what was computed.
 - A choice that is wrong for its own inputs stands, is counted, and spoils what comes after it.
+- What a choice is made from is kept as its `grounds`, to be compared like any other output: an indexer's queries and keys lead to
+  nothing but a choice, and an error in them would otherwise be forgiven with it.
 - The tokens after the prompts are the oracle's; whether a run would have taken others is judged from its logits.
 
 What is left between two runs is rounding, and the ratio of their errors means something in every dtype and at every depth.
@@ -28,11 +30,29 @@ from deepport.conformance.judge import judge
 from deepport.conformance.oracle import listed, truth
 from deepport.op import Operator
 from deepport.policy import REFERENCE, Choice, Session
+from deepport.ragged import read_pages, segments
 
-_CHOOSES: dict[str, Callable[[dict[str, Any]], bool]] = {
-    "index_topk": lambda given: True,
-    "route": lambda given: given["table"] is None,  # hash-routed, nothing is chosen
+
+def _index_grounds(given: dict[str, Any]) -> dict[str, Tensor]:
+    """Queries, their weights, and the keys of every entry that one of them may choose."""
+    positions, pages, table = given["positions"], given["pages"], given["table"]
+    keys = [pages.new_zeros(0, pages.shape[-1])]
+    for b, low, high in segments(given["cu_seqlens"]):
+        ready = int(positions[low:high].max() + 1) // given["ratio"]
+        keys.append(read_pages(pages, table, b, torch.arange(ready, device=pages.device)))
+    return {"indexer queries": given["q"], "indexer weights": given["weights"], "indexer keys": torch.cat(keys)}
+
+
+def _route_grounds(given: dict[str, Any]) -> dict[str, Tensor]:
+    """Hash-routed, nothing is chosen."""
+    return {} if given["table"] is not None else {"router logits": given["logits"]}
+
+
+_GROUNDS: dict[str, Callable[[dict[str, Any]], dict[str, Tensor]]] = {
+    "index_topk": _index_grounds,
+    "route": _route_grounds,
 }
+"""What the operators that choose do so from, by name; nothing where a call leaves no choice."""
 
 
 def everything(implementation: str) -> bool:
@@ -87,6 +107,12 @@ class Directed(Session):
         self.wrong: list[str] = []
         self._leads, self._without, self._made = leads, without, 0
         self._imposed: dict[int, Tensor] = {}
+        self._grounds: dict[str, list[Tensor]] = {}
+
+    @property
+    def grounds(self) -> dict[str, Tensor]:
+        """What all choices were made from, flat and on the CPU, by what it is."""
+        return {name: torch.cat(parts) for name, parts in self._grounds.items()}
 
     def token(self, step: int, logits: Tensor) -> list[int]:
         """The next token of every sequence: the most probable by `logits` [sequences, V], or what was decided."""
@@ -105,7 +131,7 @@ class Directed(Session):
         choice = self._served(operator, super()._choose(operator, arguments, started, planning))
         if operator.name == "route_backward":
             return replace(choice, run=lambda *a: choice.run(*self._as_imposed(operator, a)))
-        if operator.name in _CHOOSES and _CHOOSES[operator.name](operator.bind(arguments)):
+        if operator.name in _GROUNDS:
             return replace(choice, run=lambda *a: self._decided(operator, choice, a))
         return choice
 
@@ -116,7 +142,11 @@ class Directed(Session):
         return Choice(REFERENCE, operator.reference, (*choice.refusals, (choice.implementation, "left out")))
 
     def _decided(self, operator: Operator[..., Any], choice: Choice, arguments: tuple[Any, ...]) -> Any:
-        result = choice.run(*arguments)
+        result, given = choice.run(*arguments), operator.bind(arguments)
+        if not (grounds := _GROUNDS[operator.name](given)):
+            return result
+        for name, values in grounds.items():
+            self._grounds.setdefault(name, []).append(values.flatten().cpu())
         ids = listed(result)[-1]
         if self._leads:
             self.decisions.choices.append(ids.cpu())
@@ -127,7 +157,6 @@ class Directed(Session):
         differs = (ids.sort(-1).values != decided.sort(-1).values).any(-1)
         if not bool(differs.any()):
             return result
-        given = operator.bind(arguments)
         if not _right(operator, given, listed(result)):
             self.wrong.append(identity(operator.name, choice.implementation))
             return result

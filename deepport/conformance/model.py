@@ -91,8 +91,8 @@ def find(key: CaseKey) -> ModelCase:
 class ModelTruth:
     """Oracle and yardstick, as `perform` gives them, and the decisions that led to both."""
 
-    oracle: list[Tensor]
-    yardstick: list[Tensor]
+    oracle: dict[str, Tensor]
+    yardstick: dict[str, Tensor]
     decisions: Decisions
 
 
@@ -101,13 +101,13 @@ class Performance:
     """What a backend made of a case.
 
     Attributes:
-        tensors: streams after each layer and logits, or the parameters' gradients: on the CPU.
+        tensors: by name, on the CPU (`deepport.conformance.trace`): of a run, or the parameters' gradients.
         served: who computed what (`deepport.record`).
         choices: whether every choice was right for its own inputs.
         itself: the references computed it all, on the CPU: it is the yardstick.
     """
 
-    tensors: list[Tensor]
+    tensors: dict[str, Tensor]
     served: list[Row]
     choices: Gate
     itself: bool = field(default=False)
@@ -138,10 +138,9 @@ def judge(case: ModelCase, performance: Performance, found: ModelTruth) -> list[
     """Gate G6. Where references were judged by themselves it says so, and passes nothing."""
     got = performance.tensors
     if case.part == "logits":
-        judged = compositions(got, found.oracle, found.yardstick, script())
+        judged = compositions(got, found.oracle, found.yardstick, script(), DTYPES[case.dtype])
     else:
-        names = [name for name, _ in _transformer(case).named_parameters()]
-        judged = gradient_gates(names, got, found.oracle, found.yardstick)
+        judged = gradient_gates(got, found.oracle, found.yardstick)
     judged = [performance.choices, *judged]
     return informative(judged) if performance.itself else judged
 
@@ -156,7 +155,7 @@ def _tokens(seed: int, count: int) -> Tensor:
     return torch.randint(0, _VOCABULARY, (count,), generator=torch.Generator().manual_seed(seed))
 
 
-def _run(case: ModelCase, transformer: Transformer, session: Directed) -> list[Tensor]:
+def _run(case: ModelCase, transformer: Transformer, session: Directed) -> dict[str, Tensor]:
     if case.part == "logits":
         return play(transformer, script(), session)
     sequences, length = _BATCH

@@ -1,4 +1,4 @@
-"""One run of a model, seen from inside: residual streams after every layer, logits, gradients."""
+"""One run of a model, seen from inside: residual streams after every layer, the grounds of choices, logits, gradients."""
 
 from __future__ import annotations
 
@@ -37,8 +37,11 @@ class Script:
         return [row for row, (s, p) in enumerate(self.places) if p >= len(self.prompts[s]) - 1]
 
 
-def play(transformer: Transformer, script: Script, session: Directed) -> list[Tensor]:
-    """The residual streams [T, n, C] after each layer, then logits [T, V]: on the CPU, rows as in `script.places`."""
+def play(transformer: Transformer, script: Script, session: Directed) -> dict[str, Tensor]:
+    """`layer 0`, ...: the residual streams [T, n, C] after it; `logits` [T, V]; and the grounds of choices (`Directed`).
+
+    On the CPU; rows as in `script.places`.
+    """
     parts: list[Tensor] = []
     with torch.inference_mode(), session, _streams(transformer) as streams:
         capacity = max(map(len, script.prompts)) + script.new
@@ -54,7 +57,8 @@ def play(transformer: Transformer, script: Script, session: Directed) -> list[Te
             logits = transformer.step(cache.append({s: [token] for s, token in enumerate(tokens)}), cache)
             last = dict(enumerate(logits))
             parts.append(logits.cpu())
-    return [*(torch.cat(found) for found in streams), torch.cat(parts)]
+    layers = {f"layer {i}": torch.cat(found) for i, found in enumerate(streams)}
+    return layers | session.grounds | {"logits": torch.cat(parts)}
 
 
 @contextmanager
@@ -72,15 +76,15 @@ def _streams(transformer: Transformer) -> Iterator[list[list[Tensor]]]:
             hook.remove()
 
 
-def gradients(transformer: Transformer, input_ids: Tensor, session: Directed) -> list[Tensor]:
-    """The loss's gradient by every parameter, in their order and on the CPU; an empty tensor where there is none.
+def gradients(transformer: Transformer, input_ids: Tensor, session: Directed) -> dict[str, Tensor]:
+    """The loss's gradient by every parameter, by name and on the CPU; an empty tensor where there is none.
 
     input_ids [B, S+1] int64.
     """
     transformer.zero_grad()
     with session:
         loss(transformer, input_ids.to(transformer.device)).backward()
-    found = [torch.empty(0) if p.grad is None else p.grad.cpu() for p in transformer.parameters()]
+    found = {n: torch.empty(0) if p.grad is None else p.grad.cpu() for n, p in transformer.named_parameters()}
     transformer.zero_grad()
     return found
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import Deepport
-from faults import FAULTY, HONEST, acme
+from faults import FAULTY, HONEST, INDEXER, acme
 
 from deepport.backend import Memory
 from deepport.conformance import bundle
@@ -90,6 +90,13 @@ def test_several_guilty_kernels_are_all_named(
     assert all(c.folder is not None and not rerun(c.folder).passes for c in found.culprits)
 
 
+def test_a_kernel_that_misleads_choices_only_is_named(install: Distribution, checkpoint: Path, tmp_path: Path) -> None:
+    install("acme", acme(*HONEST.values(), INDEXER.replace("HEADS", "4")))
+    found = bisected(checkpoint, tmp_path)
+    assert found.wrong == ("indexer queries rms",)
+    assert guilty(found) == ["rotary"]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_honest_kernels_are_acquitted(dtype: str, install: Distribution, checkpoint: Path, tmp_path: Path) -> None:
     install("acme", acme(*HONEST.values()))
@@ -159,7 +166,7 @@ def test_a_model_on_the_host_is_the_same_model(checkpoint: Path) -> None:
     host = on_host(transformer)
     assert host is not transformer and host.layers[0] is not transformer.layers[0]
     left, right = (play(t, script, Directed(Decisions(), leads=True, without=everything)) for t in (transformer, host))
-    assert all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+    assert all(torch.equal(left[n], right[n]) for n in left)
 
 
 def test_a_model_that_no_oracle_can_hold_is_refused(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from faults import FAULTY, HONEST, acme
+from faults import FAULTY, HONEST, INDEXER, acme
 
 from deepport import ops
 from deepport.conformance import model
@@ -97,6 +97,13 @@ def test_a_faulty_kernel_fails_in_bfloat16(fault: str, install: Distribution) ->
     assert "logits rms" in failing(judged("tiny-v4/bfloat16"))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_leads_to_choices_only_is_not_forgiven_with_them(dtype: str, install: Distribution) -> None:
+    """The oracle's choices replace those made from wrong queries, and the logits are right: the queries are not."""
+    install("acme", acme(INDEXER.replace("HEADS", "8")))
+    assert failing(judged(f"tiny-v4/{dtype}")) == {"indexer queries rms"}
+
+
 @pytest.mark.parametrize("fault", ["rounded", "dropped expert", "window"])
 def test_gradients(fault: str, install: Distribution) -> None:
     """The backward operators are references here: what is wrong before them shows in what they return."""
@@ -110,7 +117,7 @@ def test_gradients(fault: str, install: Distribution) -> None:
 def test_a_parameter_without_a_gradient_is_named() -> None:
     case = BY_LABEL["tiny-v4/float32/gradients"]
     found, done = truth_of(case), performed(case, "cpu")
-    lost = [t if i else torch.empty(0) for i, t in enumerate(done.tensors)]
+    lost = done.tensors | {"hc_head_fn": torch.empty(0)}
     gates = model.judge(case, Performance(lost, done.served, done.choices), found)
     (missing,) = (g for g in gates if g.status == "fail")
     assert missing.metric == "gradients missing" and missing.detail.startswith("hc_head_fn")
@@ -123,11 +130,11 @@ def test_the_oracle_is_the_model_in_float64() -> None:
     """Computing in float64 on float32 weights, and on the same weights converted, are the same bit for bit."""
     transformer = model._transformer(BY_LABEL["tiny-v4-engram/float32"])
     light = play(widened(transformer), model.script(), Directed(Decisions(), leads=True, without=everything))
-    assert {t.dtype for t in light} == {torch.float64}
+    assert {t.dtype for t in light.values()} == {torch.float64}
     heavy = play(
         cast(transformer, torch.float64), model.script(), Directed(Decisions(), leads=True, without=everything)
     )
-    assert all(torch.equal(a, b) for a, b in zip(light, heavy, strict=True))
+    assert all(torch.equal(light[n], heavy[n]) for n in heavy)
 
 
 def test_decisions_cross_between_processes() -> None:
@@ -140,7 +147,7 @@ def test_decisions_cross_between_processes() -> None:
 
 def test_places_are_the_rows_of_a_trace() -> None:
     script = model.script()
-    assert len(script.places) == len(truth_of(BY_LABEL["tiny-v4/float32"]).oracle[0])
+    assert len(script.places) == len(truth_of(BY_LABEL["tiny-v4/float32"]).oracle["layer 0"])
     lengths = [len(p) for p in script.prompts]
     assert {script.places[r] for r in script.deciding[:3]} == {(0, 139), (1, 36), (2, 4)}
     assert len(script.deciding) == len(lengths) * (1 + script.new)
@@ -164,15 +171,15 @@ def test_another_token_is_forgiven_at_a_near_tie_only() -> None:
     found, script = truth_of(case), model.script()
     row = script.deciding[0]
     for margin, status in ((1e-5, "pass"), (1e-3, "fail")):
-        oracle, got = (found.oracle[-1].clone(), found.yardstick[-1].clone())
+        oracle, got = (t["logits"].clone() for t in (found.oracle, found.yardstick))
         best, second = oracle[row].topk(2).indices.tolist()
         spread = float(oracle[row].max() - oracle[row].min())
         oracle[row, second] = oracle[row, best] - margin * spread
         got[row, second] = got[row, best] + 1e-6
         gates = model.judge(
             case,
-            Performance([*found.yardstick[:-1], got], [], performed(case, "cpu").choices),
-            ModelTruth([*found.oracle[:-1], oracle], found.yardstick, found.decisions),
+            Performance(found.yardstick | {"logits": got}, [], performed(case, "cpu").choices),
+            ModelTruth(found.oracle | {"logits": oracle}, found.yardstick, found.decisions),
         )
         (greedy,) = (g for g in gates if g.metric == "greedy")
         assert greedy.status == status
