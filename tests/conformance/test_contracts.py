@@ -11,13 +11,19 @@ import deepport.ops  # noqa: F401
 from deepport.conformance import gates
 from deepport.conformance.contract import Contract, contract_of
 from deepport.conformance.contracts import CONTRACTS
+from deepport.conformance.grids import generated, special
 from deepport.conformance.guard import poison
 from deepport.conformance.oracle import outputs
 from deepport.op import Operator, operators
 from deepport.spec import Case
 
 FORWARD = [o for o in operators.values() if not o.name.endswith("_backward")]
-CASES = [pytest.param(o, c, id=f"{o.name}-{c.label}") for o in FORWARD for c in o.cases]
+CASES = [
+    pytest.param(o, c, id=f"{o.name}-{c.grid}-{c.label}")
+    for o in FORWARD
+    for c in (*o.cases, *generated.cases(o), *special.cases(o))
+    if not c.raises
+]
 
 
 def poisoned(arguments: dict[str, Any], masks: dict[str, Tensor]) -> dict[str, Any]:
@@ -39,7 +45,7 @@ def test_every_operator_has_a_contract() -> None:
 
 @pytest.mark.parametrize(("operator", "case"), CASES)
 def test_what_is_unread_does_not_matter(operator: Operator[..., Any], case: Case) -> None:
-    contract, arguments = contract_of(operator.name), case.arguments()
+    contract, arguments = contract_of(operator.name), operator.defaults | case.arguments()
     clean = outputs(operator, operator.reference, arguments)
     dirty = outputs(operator, operator.reference, poisoned(arguments, contract.unread(arguments)))
     assert not differing(dirty, clean, contract.free(arguments))
@@ -67,7 +73,7 @@ MASKED = {
     "index_topk": ("pages", "positions", "q", "table", "weights"),
     "moe_combine": ("inverse", "weights", "y"),
     "moe_dispatch": ("x",),
-    "moe_experts": ("w13", "w2", "weights", "x"),
+    "moe_experts": ("w13", "w13_scale", "w2", "w2_scale", "weights", "x"),
     "route": ("table",),
     "sparse_attention": (
         "compressed_pages",
@@ -87,8 +93,9 @@ MASKED = {
 @pytest.mark.parametrize("operator", FORWARD, ids=lambda o: o.name)
 def test_what_is_unread_is_not_nothing(operator: Operator[..., Any]) -> None:
     contract, found = contract_of(operator.name), set()
-    for case in operator.cases:
-        found |= {n for n, where in contract.unread(case.arguments()).items() if where.any()}
+    for case in (*operator.cases, *generated.cases(operator)):
+        masks = contract.unread(operator.defaults | case.arguments())
+        found |= {n for n, where in masks.items() if where.any()}
     assert found == set(MASKED[operator.name])
 
 
@@ -108,8 +115,8 @@ def test_a_read_of_padding_is_seen() -> None:
 @pytest.mark.parametrize("name", ["rms_norm", "rotary", "engram_gather", "moe_combine"])
 def test_references_compute_rows_by_themselves(name: str) -> None:
     operator, contract = operators[name], contract_of(name)
-    for case in operator.cases:
-        arguments = case.arguments()
+    for case in (*operator.cases, *generated.cases(operator)):
+        arguments = operator.defaults | case.arguments()
         (whole,) = outputs(operator, operator.reference, arguments)
         for row in range(arguments[contract.rows[0]].shape[0]):
             alone = {n: a[row : row + 1] if n in contract.rows else a for n, a in arguments.items()}

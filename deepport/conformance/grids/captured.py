@@ -43,7 +43,10 @@ ENGRAM = EngramConfig(
     max_ngram_size=4,
     n_embed_per_ngram=2048,
 )
-"""V4.1-Flash's, as published: n-grams up to 4, 8 heads of 256, two tables of 384 million rows; the convolution is the paper's."""
+"""V4.1-Flash's, as published: n-grams up to 4, 8 heads of 256; the convolution is the paper's."""
+
+_MEMORY_ROWS = (384_006_168, 384_016_682)
+"""Of its two tables."""
 
 MODELS: dict[str, Config] = {
     "v4-flash": V4_FLASH,
@@ -251,7 +254,7 @@ def _hash(c: Config) -> Cases:
 
 def _gather(c: Config) -> Cases:
     e = _engram(c)
-    note = _of("rows", _TABLE, e.n_head_per_ngram * sum(e.engram_vocab_size))
+    note = _of("rows", _TABLE, *_MEMORY_ROWS)
     for tokens, dtype, format in ((_PREFILL, _BF16, _MEMORY), (_PREFILL, _BF16, PLAIN), (_DECODE, _F32, PLAIN)):
         shape = (tokens, e.heads)
         yield _cut(

@@ -192,7 +192,7 @@ _FAR: dict[str, tuple[Base, ...]] = {
 def cases(operator: Operator[..., Any]) -> Cases:
     """All of the operator's, in every float dtype that makes a difference."""
     builder, kind = next(iter(operator.cases)).builder, operator.name.rstrip("_")
-    for given in (t for base in _LAYOUTS[kind] for t in _typed(kind, base)):
+    for given in layouts(kind):
         yield _case("strided", builder, given, variant="strided")
     for given in (t for base in _FAR.get(operator.name, ()) for t in _typed(kind, base)):
         yield _case("far", builder, given, variant="far")
@@ -201,6 +201,11 @@ def cases(operator: Operator[..., Any]) -> Cases:
             yield _changed(operator, builder, given, label, changes)
     for fault, base in _REFUSALS.get(kind, ()):
         yield _refused(operator, builder, {**base, "dtype": torch.float32}, fault)
+
+
+def layouts(kind: str) -> list[Base]:
+    """An operator's ordinary arguments, in every float dtype."""
+    return [t for base in _LAYOUTS[kind] for t in _typed(kind, base)]
 
 
 def _typed(kind: str, given: Base) -> list[Base]:
