@@ -135,11 +135,15 @@ class Crew:
         except _NoAnswer as why:
             yield unanswered(self._subject(task, REFERENCE, True), why.status, why.reason)
             return
-        yield Offered(task.operator, tuple(offer["implementations"]), offer["refusals"])
-        for place, implementation in enumerate(offer["implementations"]):
+        implementations, broken = offer["implementations"], offer["broken"]
+        yield Offered(task.operator, tuple(i for i in implementations if i not in broken), offer["refusals"])
+        for place, implementation in enumerate(implementations):
             if task.only in ("", implementation):
                 subject = self._subject(task, implementation, serving=place == 0)
-                yield self._answer(slot, asked, subject, offer["facts"])
+                if implementation in broken:
+                    yield unanswered(subject, "error", broken[implementation], Answers(offer["facts"]))
+                else:
+                    yield self._answer(slot, asked, subject, offer["facts"])
 
     def _where(self, task: CaseTask) -> wire.Message:
         return {

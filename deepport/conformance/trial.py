@@ -18,9 +18,10 @@ from deepport.conformance.guard import Guard, padded_strides
 from deepport.conformance.judge import itself, judge, nulls
 from deepport.conformance.oracle import Truth, alike, content_hash, tensors, truth
 from deepport.conformance.result import REFERENCE, CaseKey, Gate, Yardstick
-from deepport.kernel import Kernel, TensorSpec
+from deepport.kernel import YES, Kernel, TensorSpec
 from deepport.op import Operator
 from deepport.policy import Session
+from deepport.probing import printable
 from deepport.record import Record
 from deepport.spec import Case
 
@@ -30,10 +31,14 @@ _SECOND = 1 << 22
 
 @dataclass(frozen=True)
 class Offer:
-    """Who takes a case, in the order in which they are asked: the first serves. Who does not, and why. Facts for the record."""
+    """Who takes a case, in the order in which they are asked: the first serves. Who does not, and why. Facts for the record.
+
+    `broken`: of the implementations, kernels that cannot be asked, and what they raised. Production stops at the first of them.
+    """
 
     implementations: tuple[str, ...]
     refusals: Mapping[str, str]
+    broken: Mapping[str, str]
     facts: Mapping[str, Any]
 
 
@@ -51,10 +56,18 @@ class Bench:
         if case.variant == "strided":
             arguments = laid_out(arguments)
         signature = operator.signature(tuple(arguments[n] for n in operator.parameters))
-        answers = [(self._name(k), k.supports(signature)) for k in self.started.kernels.get(operator.name, [])]
-        takers = tuple(name for name, support in answers if support)
-        refusals = {name: f"{support.code}: {support.reason}" for name, support in answers if not support}
-        return Offer(takers or (REFERENCE,), refusals, _facts(operator, arguments))
+        takers, refusals, broken = list[str](), dict[str, str](), dict[str, str]()
+        for kernel in self.started.kernels.get(operator.name, []):
+            name = self._name(kernel)
+            try:
+                support = kernel.supports(signature)
+            except Exception as error:
+                support, broken[name] = YES, f"supports() raised {type(error).__name__}: {printable(str(error), 400)}"
+            if support:
+                takers.append(name)
+            else:
+                refusals[name] = f"{support.code}: {support.reason}"
+        return Offer(tuple(takers) or (REFERENCE,), refusals, broken, _facts(operator, arguments))
 
     def _name(self, kernel: Kernel) -> str:
         return f"{self.started.name}/{kernel.name}"

@@ -56,7 +56,12 @@ def offer(message: wire.Message, frames: list[bytes]) -> Answer:
     operator, key = _case(message)
     found = _bench(message).offer(operator, grids.find(operator, key), key.seed)
     facts = {**found.facts, "spec_hash": spec_hash(operator)}
-    return {"implementations": found.implementations, "refusals": dict(found.refusals), "facts": facts}, []
+    return {
+        "implementations": found.implementations,
+        "refusals": dict(found.refusals),
+        "broken": dict(found.broken),
+        "facts": facts,
+    }, []
 
 
 def perform(message: wire.Message, frames: list[bytes]) -> Answer:
