@@ -1,7 +1,7 @@
 """What a conformance run found, as a file: versioned JSON whose schema these classes are.
 
-`python -m deepport.conformance.result` prints the JSON schema. A report says what ran, and no more: `status` is never "pass" for
-a case that did not run, and `evidence` never exceeds how the kernel was executed.
+`schema.json` beside this file is the JSON schema, as `python -m deepport.conformance.result` prints it. A report says what ran,
+and no more: `status` is never "pass" for a case that did not run, and `evidence` never exceeds how the kernel was executed.
 """
 
 from __future__ import annotations
