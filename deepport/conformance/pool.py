@@ -15,9 +15,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from deepport.conformance import wire
+from deepport.probing import printable
 
 START_SECONDS = 120.0
 """For importing torch and a vendor's package, and opening a device, on a slow disk."""
+
+_LAST = 1 << 16
+"""Bytes of what a process wrote that are looked at when it has died."""
 
 JUDGE: Mapping[str, str] = {
     "OMP_NUM_THREADS": "1",
@@ -50,18 +54,30 @@ class Worker:
     def __init__(self, environment: Mapping[str, str], seconds: float) -> None:
         self._environment, self._seconds = environment, seconds
         self._process: subprocess.Popen[bytes] | None = None
+        self._greeting: wire.Message | None = None
         self.closed = False
 
-    def ask(
-        self, message: wire.Message, frames: Sequence[bytes] = (), seconds: float | None = None
-    ) -> tuple[wire.Message, list[bytes]]:
+    def open(self, greeting: wire.Message) -> wire.Message:
+        """The answer to a first request, which every process of this worker then gets first. Raises Died."""
+        self._greeting = greeting
+        return self.ask(greeting)[0]
+
+    def ask(self, message: wire.Message, frames: Sequence[bytes] = ()) -> tuple[wire.Message, list[bytes]]:
         """The answer. Raises Died."""
         if self.closed:
             raise Died("the run has ended")
-        starting = self._process is None
-        if starting:
-            self._start()
-        patience = (seconds or self._seconds) + (START_SECONDS if starting else 0.0)
+        if self._process is not None:
+            return self._exchange(message, frames, self._seconds)
+        self._start()
+        greeting, patience = self._greeting, self._seconds + START_SECONDS
+        if greeting is None or greeting == message:
+            return self._exchange(message, frames, patience)
+        self._exchange(greeting, (), patience)
+        return self._exchange(message, frames, self._seconds)
+
+    def _exchange(
+        self, message: wire.Message, frames: Sequence[bytes], patience: float
+    ) -> tuple[wire.Message, list[bytes]]:
         try:
             wire.send(self._connection, message, frames)
             if not self._connection.poll(patience):
@@ -73,7 +89,7 @@ class Worker:
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (read after the process has ended)
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 (read after the process has ended)
         command = [sys.executable, "-X", "faulthandler", "-m", "deepport.conformance.worker", str(theirs.fileno())]
         # What this process can import, its workers can: a backend may have been put on sys.path by a test.
         path = os.pathsep.join(p for p in sys.path if p)
@@ -84,8 +100,8 @@ class Worker:
                 env={**environment, **self._environment},
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                stdout=self._stderr,
-                stderr=self._stderr,
+                stdout=self._output,
+                stderr=self._output,
                 start_new_session=True,  # Ctrl-C is for the pool, which then ends its workers
             )
         self._connection = Connection(ours.detach())
@@ -93,36 +109,44 @@ class Worker:
     def _obituary(self) -> str:
         process, self._process = self._process, None
         code = process.wait() if process else 0
+        if process is not None:
+            _end_group(process.pid)  # what the process started itself
         self._connection.close()
-        said = self._said()
+        with self._output:
+            said = self._said()
         if code >= 0:
             return f"its process ended with exit code {code}{said}"
-        name = signal.Signals(-code).name
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         hint = " (out of memory?)" if name == "SIGKILL" else ""
         return f"its process died of {name}{hint}{said}"
 
     def _said(self) -> str:
         """Where Python was, as its faulthandler tells, or the last line that the process wrote."""
-        self._stderr.seek(0)
-        text = self._stderr.read()[-1 << 16 :].decode(errors="replace")
-        if place := re.search(r'most recent call first\):\n +File "([^"]+)", line (\d+) in (\S+)', text):
+        self._output.seek(max(self._output.seek(0, os.SEEK_END) - _LAST, 0))
+        text = self._output.read().decode(errors="replace")
+        if place := re.search(r'Current thread[^\n]*\n +File "([^"]+)", line (\d+) in (\S+)', text):
             return f" in {place[3]}, {Path(place[1]).name}:{place[2]}"
         lines = text.strip().splitlines()
-        return f": {lines[-1][:200]}" if lines else ""
+        return f"; it last wrote: {printable(lines[-1])}" if lines else ""
 
     def _end(self) -> None:
         process, self._process = self._process, None
         if process is None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        _end_group(process.pid)
         process.wait()
         self._connection.close()
+        self._output.close()
 
     def close(self) -> None:
         """End the process, for good."""
         self.closed = True
         self._end()
+
+
+def _end_group(leader: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
 
 
 class Slot:

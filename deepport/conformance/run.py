@@ -13,7 +13,7 @@ from deepport.conformance.journal import Journal
 from deepport.conformance.ledger import Ledger
 from deepport.conformance.pool import Died, Slot
 from deepport.conformance.result import MutantResult, Profile, Report, Result
-from deepport.errors import BackendBroken, BackendUnavailable, BadInput, DeepportError
+from deepport.errors import BackendBroken, BackendUnavailable, BadInput
 from deepport.op import Operator, operators
 
 
@@ -76,12 +76,16 @@ def run(request: Request, listener: Listener, journal: Journal) -> Report:
 def open_device(slot: Slot, name: str, index: int) -> dict[str, Any]:
     """Open a device in a worker: hashes of its kernels and facts of its environment. BackendUnavailable, BackendBroken."""
     try:
-        answer, _ = slot.device.ask({"do": "hello", "backend": name, "index": index})
+        answer = slot.device.open({"do": "hello", "backend": name, "index": index})
     except Died as death:
         raise BackendBroken(f"{name}: the device could not be opened: {death}") from None
+    if answer.get("exit_code") == BackendUnavailable.exit_code:
+        raise BackendUnavailable(answer["error"])
     if "error" in answer:
-        kind: type[DeepportError] = BackendUnavailable if answer.get("exit_code") == 3 else BackendBroken
-        raise kind(answer["error"])
+        text = (
+            answer["error"] if "exit_code" in answer else f"{name}: the device could not be opened: {answer['error']}"
+        )
+        raise BackendBroken(text)
     return answer
 
 

@@ -60,6 +60,7 @@ class Session:
         self._config, self.request = config, request
         self._slot = Slot(request.threads, request.seconds)
         self._place = place_of(request.backend, request.index)
+        self._opened = False
         self._ledger: Ledger | None = None
         self._journal: Journal | None = None
         self._collected_in: Path | None = None
@@ -84,7 +85,14 @@ class Session:
 
     def perform(self, task: Task) -> list[Item]:
         """Everything that is found of a task, in worker processes."""
+        if not self._opened:
+            self._open_slot()
         return list(Crew(self._place, [self._slot], [task]).items())
+
+    def _open_slot(self) -> dict[str, Any]:
+        opened = open_device(self._slot, self.request.backend, self.request.index)
+        self._opened = True
+        return opened
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         if self._config.pluginmanager.hasplugin("dsession"):  # pytest-xdist's controller: it collects nothing
@@ -103,7 +111,7 @@ class Session:
         """Open the device before any test, so that one which does not open is one error."""
         journal = Journal(self.record.with_name(f"{self.record.name}.journal") if self.record else None)
         try:
-            opened = open_device(self._slot, self.request.backend, self.request.index)
+            opened = self._open_slot()
         except DeepportError as error:
             self._slot.close()
             raise pytest.UsageError(f"deepport: {error}") from None

@@ -6,7 +6,10 @@ module; `error` in the answer is one line for a person. Whatever else a kernel d
 
 from __future__ import annotations
 
+import os
+import select
 import sys
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -170,12 +173,22 @@ def answer(message: wire.Message, frames: list[bytes]) -> Answer:
         return {"error": str(error), "exit_code": error.exit_code}, []
     except NotImplementedError as error:
         return {"error": f"not implemented: {printable(str(error), 400)}", "unsupported": True}, []
-    except Exception as error:  # whatever a kernel raises
+    except BaseException as error:  # whatever a kernel raises, SystemExit too
         text = printable(str(error), 400)
-        return {"error": f"{type(error).__name__}: {text}", "unsupported": "not implemented for" in text}, []
+        told = f"{type(error).__name__}: {text}" if text else type(error).__name__
+        return {"error": told, "unsupported": "not implemented for" in text}, []
+
+
+def _end_with(descriptor: int) -> None:
+    """End this process when the pool has gone, in whatever it is: nobody waits for an answer."""
+    pool = select.poll()
+    pool.register(descriptor, select.POLLRDHUP)
+    pool.poll()
+    os._exit(1)
 
 
 def main(descriptor: int) -> None:
+    threading.Thread(target=_end_with, args=(descriptor,), daemon=True).start()
     with Connection(descriptor) as pool:
         while True:
             try:
