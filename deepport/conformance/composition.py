@@ -154,8 +154,9 @@ def _greedy(logits: Compared, script: Script) -> Gate:
     margins = (best[:, 0] - best[:, 1]) / (right.amax(-1) - right.amin(-1))
     other = (got.argmax(-1) != right.argmax(-1)).nonzero()[:, 0].tolist()
     wrong = [i for i in other if margins[i] >= _CLEAR]
-    told = [_told(script, int(rows[i]), float(margins[i])) for i in other]
-    return _gate("greedy", float(len(wrong)), 0.0, "; ".join(told) or f"{len(rows)} tokens are the oracle's")
+    told = [_told(script, int(rows[i]), float(margins[i])) for i in (wrong or other)[:2]]
+    same = f"{len(rows) - len(other)} of {len(rows)} tokens are the oracle's"
+    return _gate("greedy", float(len(wrong)), 0.0, "; ".join((same, *told)))
 
 
 def _told(script: Script, row: int, margin: float) -> str:
