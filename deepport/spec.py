@@ -81,6 +81,10 @@ class Tolerance:
     exact: bool = False
 
 
+ROUNDED_ONCE = 1.25
+"""`rms` of operators that are float32 up to one rounding: such errors are the same for all, and a second rounding makes them
+sqrt(2) times as large. Matrix products keep 1.5: their operands pass through narrow formats in more than one honest way."""
+
 EXACT = Tolerance("the results are ids or copies; every correct implementation gives the same bits", exact=True)
 
 

@@ -1,21 +1,28 @@
 """The gates on numbers. They see outputs, the oracle's and the yardstick's, and no operator.
 
 With `e = got - oracle`, `r = yardstick - oracle` (float64), and `u` the spacing of the output's format at the oracle's largest
-magnitude, over the n elements that the contract specifies:
+magnitude (`u_row`: at a row's), over the n elements that the contract specifies:
 
 | gate | metric | passes where |
 |---|---|---|
 | G0 | bits | every bit is the oracle's (exact operators, integers) |
 | G0 | infinities and NaN | they are where the yardstick's are |
-| G2 | rms | `rms(e) <= a rms(r) + u / sqrt(n)` |
-| G2 | mean | `mean |e| <= a mean |r| + u / n` |
-| G2 | max | `max |e| <= b max |r| + u` |
-| G3 | worst row | `max over rows rms(e_row) <= b max over rows rms(r_row) + u / sqrt(columns)` |
+| G2 | rms | `rms(e) <= a rms(r) + s(sqrt(n)) u` |
+| G2 | mean | `mean |e| <= a mean |r| + s(n) u` |
+| G2 | max | `max |e| <= b max |r| + s(1) u` |
+| G3 | worst row | every row of 8 elements or more: `rms(e_row) <= b rms(r_row) + s(1) u_row` |
 | G4 | towards zero, upwards | errors' signs are no more lopsided than the yardstick's and chance allow |
 
-`a` and `b` are the operator's own (`deepport.spec.Tolerance`). The added terms are one element that errs by one `u`: where the
-yardstick happens to be exact, a kernel that rounds one tie differently is not wrong. Differences below the format's least
-normal number never count, so that flushing subnormal numbers to zero is allowed.
+`a` and `b` are the operator's own (`deepport.spec.Tolerance`). The added terms are for where the yardstick happens to be exact.
+Of outputs narrower than the accumulator, one element may then err by one `u`, a tie that rounds the other way: `s(m) = 1 / m`. Of
+outputs as wide as it, every element may, and a few by `order` of them, for nobody promises sums that are rounded right:
+`s(m) = max(order / m, 1)`. Of fewer than 4 such sums the yardstick's error says too little where they cancel: no case has them.
+
+A row is measured by the yardstick's error in the same row, so that a small row lost beside a large one is seen. A gradient's
+rows, and shorter ones, are measured by the yardstick's worst row: a gradient that cancels to 0 has no scale of its own.
+
+Flushing subnormal numbers to zero is allowed: what is below the least normal number of float32 never counts, and below that of
+the output's format it does not count where the right number is too.
 """
 
 from __future__ import annotations
@@ -33,6 +40,11 @@ _LOPSIDED = 0.25
 """Excess of one sign over the other, as a share of all errors, that rounding to nearest stays below."""
 
 _EXCESS = "errors of one sign more than of the other, as a share of all"
+
+_LEAST = torch.finfo(torch.float32).smallest_normal
+
+_LONG = 8
+"""Elements of a row from which on the yardstick's error in it says enough."""
 
 _SIGMAS = 6.0
 """Chance alone exceeds so many standard deviations once in 5e8 gates."""
@@ -75,21 +87,37 @@ class _Errors:
     oracle: Tensor
     rows: Tensor
     columns: int
-    spacing: float
+    dtype: torch.dtype
+    order: float
+
+    @property
+    def spacing(self) -> float:
+        return spacing(self.dtype, float(self.oracle.abs().max()))
+
+    def slack(self, m: float) -> float:
+        """How many units in the last place are allowed for beside the yardstick's error."""
+        return 1.0 / m if self.order == 1.0 else max(self.order / m, 1.0)
 
 
 def numeric(
-    name: str, got: Tensor, oracle: Tensor, yardstick: Tensor, tolerance: Tolerance, free: Tensor | None
+    name: str,
+    got: Tensor,
+    oracle: Tensor,
+    yardstick: Tensor,
+    tolerance: Tolerance,
+    free: Tensor | None,
+    *,
+    own_rows: bool = True,
 ) -> list[Gate]:
-    """G0 on infinities and NaN, then G2, G3 and G4 on what is finite."""
+    """G0 on infinities and NaN, then G2, G3 and G4 on what is finite. `own_rows`: a row's size is the scale of its errors."""
     specified = torch.ones_like(got, dtype=torch.bool) if free is None else ~free
     special, finite = _non_finite(name, got, yardstick, specified)
     if not bool(finite.any()):
         return [special]
-    found = _errors(got, oracle, yardstick, finite)
     order = order_of(tolerance, got.dtype)
+    found = _errors(got, oracle, yardstick, finite, order)
     a, b = tolerance.rms * order, tolerance.max * order
-    return [special, *_own_error(name, found, a, b, finite), _worst_row(name, found, b), *_bias(name, found, order)]
+    return [special, *_own_error(name, found, a, b, finite), _worst_row(name, found, b, own_rows), *_bias(name, found)]
 
 
 def order_of(tolerance: Tolerance, dtype: torch.dtype) -> float:
@@ -109,24 +137,29 @@ def _non_finite(name: str, got: Tensor, yardstick: Tensor, specified: Tensor) ->
     return _measured("G0", f"{name} infinities and NaN", float(count), 0.0, detail), finite & mine.isfinite()
 
 
-def _errors(got: Tensor, oracle: Tensor, yardstick: Tensor, finite: Tensor) -> _Errors:
+def _errors(got: Tensor, oracle: Tensor, yardstick: Tensor, finite: Tensor, order: float) -> _Errors:
     columns = got.shape[-1] if got.dim() else 1
     rows = torch.arange(got.numel()).view(got.shape) // max(columns, 1)
-    least = torch.finfo(got.dtype).smallest_normal
     right = oracle[finite].double()
-    error, own = (_flushed(t[finite].double() - right, least) for t in (got, yardstick))
-    return _Errors(error, own, right, rows[finite], columns, spacing(got.dtype, float(right.abs().max())))
+    error, own = (_flushed(t[finite].double() - right, right, got.dtype) for t in (got, yardstick))
+    return _Errors(error, own, right, rows[finite], columns, got.dtype, order)
 
 
-def _flushed(error: Tensor, least: float) -> Tensor:
-    return torch.where(error.abs() < least, 0.0, error)
+def _flushed(error: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
+    least = torch.finfo(dtype).smallest_normal
+    subnormal = (error.abs() < least) & (right.abs() < least)
+    return torch.where(subnormal | (error.abs() < _LEAST), 0.0, error)
 
 
 def spacing(dtype: torch.dtype, magnitude: float) -> float:
-    """The distance between neighbouring numbers of a format at a magnitude; at least its least normal number."""
+    """The distance between neighbouring numbers of a format at a magnitude; at least float32's least normal number."""
+    return float(_spacing(dtype, torch.tensor(magnitude, dtype=torch.float64)))
+
+
+def _spacing(dtype: torch.dtype, magnitude: Tensor) -> Tensor:
     found = torch.finfo(dtype)
-    exponent = torch.frexp(torch.tensor(magnitude, dtype=torch.float64)).exponent.item() - 1
-    return max(2.0**exponent * found.eps, found.smallest_normal)
+    normal = magnitude.clamp(min=found.smallest_normal)
+    return torch.ldexp(torch.full_like(normal, found.eps), torch.frexp(normal).exponent - 1).clamp(min=_LEAST)
 
 
 def _own_error(name: str, found: _Errors, a: float, b: float, finite: Tensor) -> list[Gate]:
@@ -136,30 +169,34 @@ def _own_error(name: str, found: _Errors, a: float, b: float, finite: Tensor) ->
     at, off, right = finite.nonzero()[worst].tolist(), _short(found.error[worst]), _short(found.oracle[worst])
     detail = f"largest error at {at}: {off} where {right} is right"
     return [
-        _measured("G2", f"{name} rms", _rms(error), a * _rms(own) + u / n**0.5, detail),
-        _measured("G2", f"{name} mean", float(error.mean()), a * float(own.mean()) + u / n, detail),
-        _measured("G2", f"{name} max", float(error.max()), b * float(own.max()) + u, detail),
+        _measured("G2", f"{name} rms", _rms(error), a * _rms(own) + found.slack(n**0.5) * u, detail),
+        _measured("G2", f"{name} mean", float(error.mean()), a * float(own.mean()) + found.slack(n) * u, detail),
+        _measured("G2", f"{name} max", float(error.max()), b * float(own.max()) + found.slack(1) * u, detail),
     ]
 
 
-def _worst_row(name: str, found: _Errors, b: float) -> Gate:
-    rows = int(found.rows.max()) + 1
-    counts = torch.zeros(rows, dtype=torch.float64).index_add_(0, found.rows, torch.ones_like(found.error))
-    error, own, power = (
-        torch.zeros(rows, dtype=torch.float64).index_add_(0, found.rows, t.square()) / counts.clamp(min=1)
-        for t in (found.error, found.own, found.oracle)
-    )
-    worst = int(error.argmax())
-    ratio = error / power.clamp(min=torch.finfo(torch.float64).tiny)
-    overall = float(found.error.square().sum() / found.oracle.square().sum().clamp(min=torch.finfo(torch.float64).tiny))
-    detail = f"row {worst}: NMSE {float(ratio[worst]):.2e}; of the whole output {overall:.2e}"
-    bound = b * float(own.max()) ** 0.5 + found.spacing / found.columns**0.5
-    return _measured("G3", f"{name} worst row", float(error[worst]) ** 0.5, bound, detail)
+def _worst_row(name: str, found: _Errors, b: float, own_rows: bool) -> Gate:
+    error, own, power = (_by_row(found, t.square(), "mean") for t in (found.error, found.own, found.oracle))
+    unit = _spacing(found.dtype, _by_row(found, found.oracle.abs(), "amax"))
+    if not own_rows or found.columns < _LONG:
+        own, unit = own.max().expand_as(own), unit.max().expand_as(unit)
+    bound = b * own.sqrt() + found.slack(1) * unit
+    worst = int((error.sqrt() / bound).argmax())
+    tiny = torch.finfo(torch.float64).tiny
+    ratio = float(error[worst] / power[worst].clamp(min=tiny))
+    overall = float(found.error.square().sum() / found.oracle.square().sum().clamp(min=tiny))
+    detail = f"row {worst}: NMSE {ratio:.2e}; of the whole output {overall:.2e}"
+    return _measured("G3", f"{name} worst row", float(error[worst]) ** 0.5, float(bound[worst]), detail)
 
 
-def _bias(name: str, found: _Errors, order: float) -> list[Gate]:
+def _by_row(found: _Errors, x: Tensor, how: str) -> Tensor:
+    start = torch.zeros(int(found.rows.max()) + 1, dtype=torch.float64)
+    return start.scatter_reduce(0, found.rows, x, how, include_self=False)
+
+
+def _bias(name: str, found: _Errors) -> list[Gate]:
     """Rounding to nearest errs up and down, in and out alike; truncation does not. Sums that are not rounded hide it."""
-    if order != 1.0:
+    if found.order != 1.0:
         return []
     away = found.oracle.sign()
     directions = (("towards zero", away), ("upwards", torch.ones_like(away)))

@@ -43,7 +43,8 @@ def _output(
     if operator.tolerance.exact:
         return gates.exact(name, got, oracle, free)
     if got.dtype.is_floating_point:
-        return gates.numeric(name, got, oracle, yardstick, operator.tolerance, free)
+        forward = not operator.name.endswith("_backward")
+        return gates.numeric(name, got, oracle, yardstick, operator.tolerance, free, own_rows=forward)
     return [] if contract.selection is not None else gates.exact(name, got, yardstick, free)
 
 

@@ -40,9 +40,9 @@ def mutant(operator: str, name: str) -> Mutant:
 
 
 def run_mutant(subject: Mutant, cases: Iterable[Case]) -> MutantResult:
-    """Whether a gate sees a mutant on one of these cases; far ones, which are slow, come last."""
+    """Whether a gate sees a mutant on one of these cases, of which the slow ones come last, and are spared one that is right."""
     tried, skipped = 0, ""
-    for case in sorted(cases, key=lambda c: c.variant == "far"):
+    for case in sorted((c for c in cases if not (subject.equivalent and _slowness(c))), key=_slowness):
         try:
             failed = next((g for g in _gates(subject, case) if g.status == "fail"), None)
         except variants.NotHere as error:
@@ -58,6 +58,11 @@ def run_mutant(subject: Mutant, cases: Iterable[Case]) -> MutantResult:
     if subject.equivalent:
         return _result(subject, "equivalent", tried, reason=subject.equivalent)
     return _result(subject, "not_run" if skipped or not tried else "survived", tried, reason=skipped)
+
+
+def _slowness(case: Case) -> int:
+    """Small shapes, then those of the published models, then far memory."""
+    return 2 if case.variant == "far" else int(case.grid not in ("operator", "special", "generated", "gradients"))
 
 
 def _seen(subject: Mutant, failed: Gate, case: Case, tried: int) -> MutantResult:

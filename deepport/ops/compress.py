@@ -10,9 +10,11 @@ from deepport.formats import accumulation
 from deepport.op import operator
 from deepport.ops.cache import ragged
 from deepport.ragged import segments
-from deepport.spec import FLOATS, Case, Cost, Tolerance, case, nbytes, normal
+from deepport.spec import FLOATS, ROUNDED_ONCE, Case, Cost, Tolerance, case, nbytes, normal
 
-_TOLERANCE = Tolerance("a float32 softmax over at most 2*ratio slots and a sum of as many products, rounded once")
+_TOLERANCE = Tolerance(
+    "a float32 softmax over at most 2*ratio slots and a sum of as many products, rounded once", rms=ROUNDED_ONCE
+)
 
 
 def empty_state(slots: int, ratio: int, overlap: bool, channels: int, dtype: torch.dtype, device: Any) -> Tensor:

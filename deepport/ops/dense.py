@@ -9,12 +9,14 @@ from torch import Generator, Tensor
 from deepport import formats
 from deepport.formats import accumulation
 from deepport.op import operator
-from deepport.spec import FLOATS, Case, Cost, Tolerance, case, nbytes, normal
+from deepport.spec import FLOATS, ROUNDED_ONCE, Case, Cost, Tolerance, case, nbytes, normal
 
 _GEMM = Tolerance(
     "one rounding after a float32 sum; the order of the sum is free, which costs at most a few ulp of the sum"
 )
-_ELEMENTWISE = Tolerance("float32 arithmetic and one rounding; only rsqrt and fused multiply-add may differ, by an ulp")
+_ELEMENTWISE = Tolerance(
+    "float32 arithmetic and one rounding; only rsqrt and fused multiply-add may differ, by an ulp", rms=ROUNDED_ONCE
+)
 
 
 def _linear_cost(x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = formats.PLAIN) -> Cost:

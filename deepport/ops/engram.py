@@ -11,7 +11,7 @@ from deepport import formats
 from deepport.formats import accumulation
 from deepport.op import operator
 from deepport.ragged import segments, sequence_of_row
-from deepport.spec import EXACT, FLOATS, Case, Cost, Tolerance, case, nbytes, normal
+from deepport.spec import EXACT, FLOATS, ROUNDED_ONCE, Case, Cost, Tolerance, case, nbytes, normal
 
 
 def hash_arguments(
@@ -189,7 +189,7 @@ def _gate_cases() -> Iterator[Case]:
         9.0 * hidden.numel(), 3 * nbytes(hidden) + nbytes(value, w_h, w_k)
     ),
     cases=_gate_cases,
-    tolerance=Tolerance("three float32 sums of C terms, a square root and a sigmoid, rounded once"),
+    tolerance=Tolerance("three float32 sums of C terms, a square root and a sigmoid, rounded once", rms=ROUNDED_ONCE),
     fake=lambda hidden, key, value, w_h, w_k, eps, clamp, zero: hidden.new_empty(hidden.shape),
     differentiable=("hidden", "key", "value", "w_h", "w_k"),
 )
@@ -266,7 +266,7 @@ def _conv_cost(
     return Cost(2.0 * gated.numel() * (w_conv.shape[1] + 4), 2 * nbytes(gated) + nbytes(w_norm, w_conv) + touched)
 
 
-_CONV = Tolerance("a float32 normalisation and a sum of `kernel` products, rounded once")
+_CONV = Tolerance("a float32 normalisation and a sum of `kernel` products, rounded once", rms=ROUNDED_ONCE)
 
 
 @operator(

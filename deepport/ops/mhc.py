@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 
 from deepport.formats import accumulation
 from deepport.op import operator
-from deepport.spec import FLOATS, Case, Cost, Tolerance, case, nbytes, normal
+from deepport.spec import FLOATS, ROUNDED_ONCE, Case, Cost, Tolerance, case, nbytes, normal
 
 
 def collapse_arguments(
@@ -61,7 +61,8 @@ def _pre_cost(
     cost=_pre_cost,
     cases=_pre_cases,
     tolerance=Tolerance(
-        "a float32 projection of n*C terms, then 2*iters float32 normalisations of n numbers; rounded once"
+        "a float32 projection of n*C terms, then 2*iters float32 normalisations of n numbers; rounded once",
+        rms=ROUNDED_ONCE,
     ),
     fake=lambda streams, fn, scale, base, iters, eps, norm_eps: (
         streams.new_empty((streams.shape[0], streams.shape[2])),
@@ -115,7 +116,7 @@ def _post_cases() -> Iterator[Case]:
         2.0 * streams.numel() * (streams.shape[1] + 1), 2 * nbytes(streams) + nbytes(y, post, comb)
     ),
     cases=_post_cases,
-    tolerance=Tolerance("a float32 sum of n + 1 products, rounded once"),
+    tolerance=Tolerance("a float32 sum of n + 1 products, rounded once", rms=ROUNDED_ONCE),
     fake=lambda y, streams, post, comb: streams.new_empty(streams.shape),
     differentiable=("y", "streams", "post", "comb"),
 )
@@ -135,7 +136,7 @@ def mhc_post(y: Tensor, streams: Tensor, post: Tensor, comb: Tensor) -> Tensor:
         nbytes(streams, fn) + nbytes(streams) / streams.shape[1],
     ),
     cases=_head_cases,
-    tolerance=Tolerance("a float32 projection of n*C terms and a sum of n products, rounded once"),
+    tolerance=Tolerance("a float32 projection of n*C terms and a sum of n products, rounded once", rms=ROUNDED_ONCE),
     fake=lambda streams, fn, scale, base, eps, norm_eps: streams.new_empty((streams.shape[0], streams.shape[2])),
     differentiable=("streams", "fn", "scale", "base"),
 )

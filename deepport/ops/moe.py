@@ -12,7 +12,7 @@ from deepport import formats
 from deepport.formats import accumulation
 from deepport.op import operator
 from deepport.ops.dense import quantized
-from deepport.spec import EXACT, FLOATS, Case, Cost, Tolerance, case, nbytes, normal
+from deepport.spec import EXACT, FLOATS, ROUNDED_ONCE, Case, Cost, Tolerance, case, nbytes, normal
 
 
 def _sqrtsoftplus(x: Tensor) -> Tensor:
@@ -182,7 +182,7 @@ def _combine_cases() -> Iterator[Case]:
         2.0 * y.numel(), nbytes(y, weights, inverse, ids) + weights.shape[0] * y.shape[1] * y.element_size()
     ),
     cases=_combine_cases,
-    tolerance=Tolerance("a float32 sum of k products, rounded once"),
+    tolerance=Tolerance("a float32 sum of k products, rounded once", rms=ROUNDED_ONCE),
     fake=lambda y, weights, inverse, ids: y.new_empty((weights.shape[0], y.shape[1])),
     differentiable=("y", "weights"),
 )
@@ -257,7 +257,7 @@ def swiglu_arguments(g: Generator, shape: tuple[int, int], limit: float | None, 
 @operator(
     cost=lambda gate, up, limit=None: Cost(6.0 * gate.numel(), 3 * nbytes(gate)),
     cases=_swiglu_cases,
-    tolerance=Tolerance("one sigmoid and two products in float32, rounded once"),
+    tolerance=Tolerance("one sigmoid and two products in float32, rounded once", rms=ROUNDED_ONCE),
     fake=lambda gate, up, limit=None: gate.new_empty(gate.shape),
     differentiable=("gate", "up"),
 )

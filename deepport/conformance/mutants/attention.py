@@ -232,8 +232,8 @@ def _attending(blend: Callable[..., Tensor]) -> Callable[..., Any]:
 def _seen(given: Given, b: int, low: int, high: int) -> tuple[Tensor, Tensor]:
     positions = given["positions"][low:high]
     behind = torch.arange(given["window_size"])
-    window = positions[:, None] - behind
-    keys = [read_pages(given["window_pages"], given["window_table"], b, window.clamp(min=0))]
+    window = (positions[:, None] - behind).clamp(min=-1)
+    keys = [_read_chosen(given["window_pages"], given["window_table"], b, window)]
     visible = [window >= 0]
     if given["compressed_pages"] is not None:
         ready = (positions + 1) // given["ratio"]

@@ -130,10 +130,10 @@ def _rms_norm() -> Iterator[Mutant]:
         y = wide * torch.rsqrt(wide.square().mean() + eps)
         return (y if weight is None else weight * y).to(x.dtype)
 
-    def narrow_squares(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    def narrow_sum_of_squares(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
         wide = x.to(accumulation(x.dtype))
-        mean = rounded(x.square().float(), x.dtype).mean(-1, keepdim=True).to(x.dtype).to(wide.dtype)
-        y = wide * torch.rsqrt(mean + eps)
+        total = narrow_sum(x[..., None, :], x[..., None, :])[..., 0].to(wide.dtype)
+        y = wide * torch.rsqrt(total / x.shape[-1] + eps)
         return (y if weight is None else weight * y).to(x.dtype)
 
     def centred(given: Given) -> Given:
@@ -142,7 +142,12 @@ def _rms_norm() -> Iterator[Mutant]:
     yield written(rms_norm, "rounds_twice", "rounds before the weight and after it", twice)
     yield written(rms_norm, "eps_outside_the_root", "divides by sqrt(mean) + eps", outside)
     yield written(rms_norm, "mean_of_everything", "the mean runs over all rows", over_all)
-    yield written(rms_norm, "squares_in_bfloat16", "squares and their mean are rounded to x's dtype", narrow_squares)
+    yield written(
+        rms_norm,
+        "sums_in_bfloat16",
+        "the sum of squares is rounded to x's dtype after every 32 terms",
+        narrow_sum_of_squares,
+    )
     yield asked(rms_norm, "subtracts_the_mean", "a layer norm: the mean is subtracted first", centred)
     yield asked(rms_norm, "weight_plus_one", "multiplies by 1 + weight", lambda g: {"weight": _plus_one(g["weight"])})
     yield asked(rms_norm, "ignores_eps", "eps is 0", lambda g: {"eps": 0.0})

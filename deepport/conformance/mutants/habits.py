@@ -40,35 +40,40 @@ def habits(operator: AnyOperator) -> Iterator[Mutant]:
 
 @dataclass(frozen=True)
 class _Facts:
-    """What of an operator a habit can take hold of."""
+    """What of an operator a habit can take hold of. `narrow`: some results are bfloat16; `narrow_in`: what they are made of."""
 
     returns: bool
     inexact: bool
     narrow: bool
+    narrow_in: bool
     backward: bool
 
 
 def _facts(operator: AnyOperator) -> _Facts:
+    forward = operators[operator.name.removesuffix("_backward")]
+    outputs, differentiated = _narrow(forward)
     return _Facts(
         returns=bool(operator.overload._schema.returns),
         inexact=not operator.tolerance.exact,
-        narrow=_narrow(operator),
-        backward=operator.name.endswith("_backward"),
+        narrow=outputs if forward is operator else differentiated,
+        narrow_in=outputs,
+        backward=forward is not operator,
     )
 
 
-def _narrow(operator: AnyOperator) -> bool:
-    """Whether some results are bfloat16 where arguments are: gradients are as wide as what they belong to."""
-    forward = operators[operator.name.removesuffix("_backward")]
+def _narrow(forward: AnyOperator) -> tuple[bool, bool]:
+    """Whether some outputs, and some arguments that have a gradient, are bfloat16 in a case with bfloat16 in it."""
     for case in forward.cases:
         if torch.bfloat16 in case.parameters.values():
             drawn = case.arguments()
             given = {n: drawn.get(n, forward.defaults.get(n)) for n in forward.parameters}
-            if forward is not operator:
-                return any(t.dtype == torch.bfloat16 for t in tensors([given[n] for n in forward.differentiable]))
-            meta = tree_map_only(Tensor, lambda t: t.to("meta"), given)
-            return any(t.dtype == torch.bfloat16 for t in tensors(operator.fake(*meta.values())))
-    return False
+            outputs = forward.fake(*tree_map_only(Tensor, lambda t: t.to("meta"), given).values())
+            return _has_bfloat16(outputs), _has_bfloat16([given[n] for n in forward.differentiable])
+    return False, False
+
+
+def _has_bfloat16(values: Any) -> bool:
+    return any(t.dtype == torch.bfloat16 for t in tensors(values))
 
 
 def _specified(operator: AnyOperator, results: list[Tensor], given: Given) -> Iterator[tuple[Tensor, Tensor]]:
@@ -174,8 +179,8 @@ def _wider(operator: AnyOperator) -> Run:
 
 def _blind_to_strides(operator: AnyOperator) -> Run:
     def packed(t: Tensor) -> Tensor:
-        """Ids stay: what lies between theirs could be any address."""
-        return t.as_strided(t.shape, torch.empty(t.shape, device="meta").stride()) if t.is_floating_point() else t
+        """int32 stays: what lies between ids would be sorted and counted up to."""
+        return t if t.dtype == torch.int32 else t.as_strided(t.shape, torch.empty(t.shape, device="meta").stride())
 
     return asking(operator, lambda given: {n: tree_map_only(Tensor, packed, a) for n, a in given.items()})
 
@@ -247,7 +252,7 @@ _HABITS: dict[str, tuple[str, Callable[[AnyOperator], Run], _Applies]] = {
     "computes_in_float16": (
         "bfloat16 inputs pass through float16",
         _in_half_precision,
-        lambda f: f.inexact and f.narrow,
+        lambda f: f.inexact and f.narrow_in,
     ),
     "truncates": ("bfloat16 results are cut off, not rounded", _truncating, lambda f: f.inexact and f.narrow),
     "refuses": ("raises instead of answering", _refusing, lambda f: True),
