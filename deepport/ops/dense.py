@@ -107,7 +107,8 @@ def rms_norm_arguments(g: Generator, shape: tuple[int, ...], weighted: bool, dty
 
 
 def _rms_norm_cases() -> Iterator[Case]:
-    for shape in ((0, 8), (1, 1), (3, 7), (5, 2, 64), (16, 128)):
+    # No row of one number: whatever it is, the answer is almost 1 or -1, and its gradient what rounding left over.
+    for shape in ((0, 8), (1, 5), (3, 7), (5, 2, 64), (16, 128)):
         for weighted in (True, False):
             for dtype in FLOATS:
                 yield case(rms_norm_arguments, shape=shape, weighted=weighted, dtype=dtype)
