@@ -95,7 +95,9 @@ def _word(report: Report, statuses: Counter[Status], survivors: bool) -> Word:
 def _headline(report: Report, word: Word, required: int, passed: int, by_kernels: int, kernels: int) -> str:
     scope = f" for {', '.join(report.operators)} only" if report.operators else ""
     subject = f"{report.backend} on {report.device.name}"
-    if not kernels:
+    if not kernels and by_kernels:
+        who = f"{by_kernels} by whole models with its kernels, {passed - by_kernels} by references (plain torch)"
+    elif not kernels:
         # Plain torch is what was tested: never say that this backend's kernels conform.
         who = f"as references (plain torch): no kernel of {report.backend} was tested"
     else:
