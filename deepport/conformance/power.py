@@ -18,6 +18,7 @@ from deepport.conformance.mutants import of
 from deepport.conformance.mutants.mutant import Mutant
 from deepport.conformance.oracle import Truth, truth
 from deepport.conformance.result import Gate, MutantResult
+from deepport.conformance.trial import drawn
 from deepport.op import Operator, operators
 from deepport.spec import Case
 
@@ -84,7 +85,7 @@ def _gates(subject: Mutant, case: Case) -> Iterator[Gate]:
     """G1 on what it did, then the gates on its numbers."""
     operator = operators[subject.operator]
     implementation = Implementation(operator, f"mutant {subject.name}", subject.run, False, CPU, None)
-    arguments = _drawn(operator, case)  # its own: it may write to them
+    arguments = drawn(operator, case)  # its own: it may write to them
     try:
         done = _executed(implementation, case, arguments)
     except variants.NotHere:
@@ -94,24 +95,20 @@ def _gates(subject: Mutant, case: Case) -> Iterator[Gate]:
         return
     yield from done.gates
     if done.outputs is not None:
-        yield from judge(operator, _drawn(operator, case), done.outputs, _truths.of(operator, case))
-
-
-def _drawn(operator: Operator[..., Any], case: Case) -> dict[str, Any]:
-    drawn = case.arguments()
-    return {n: drawn.get(n, operator.defaults.get(n)) for n in operator.parameters}
+        yield from judge(operator, drawn(operator, case), done.outputs, _truths.of(operator, case))
 
 
 def _executed(subject: Implementation, case: Case, arguments: dict[str, Any]) -> Execution:
     if case.variant == "far":
         return execute(subject, arguments, far=Far(*variants.far(subject.operator.name, arguments, CPU)))
-    return execute(subject, arguments, strided=case.variant == "strided", raises=case.raises)
+    earlier = drawn(subject.operator, case, seed=1) if _slowness(case) == 0 and not case.raises else None
+    return execute(subject, arguments, strided=case.variant == "strided", raises=case.raises, earlier=earlier)
 
 
 def _poisoned(subject: Mutant, operator: Operator[..., Any], case: Case, error: Exception) -> Gate:
     """What raises only where padding is poisoned has read it; a mutant that raises anyway raises here again."""
     with torch.no_grad():
-        subject.run(*_drawn(operator, case).values())
+        subject.run(*drawn(operator, case).values())
     return Gate(gate="G1", metric="reads only what it may", status="fail", detail=f"{type(error).__name__}: {error}")
 
 
@@ -127,7 +124,7 @@ class _Truths:
         key = case.grid, case.label, case.variant
         if key in self._found:
             return self._found[key]
-        found = truth(operator, _drawn(operator, case))
+        found = truth(operator, drawn(operator, case))
         if found.nbytes + sum(t.nbytes for t in self._found.values()) <= _KEPT:
             self._found[key] = found
         return found

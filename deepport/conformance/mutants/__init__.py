@@ -9,12 +9,12 @@ import functools
 from collections.abc import Iterator
 from types import ModuleType
 
-from deepport.conformance.mutants import attention, cache, compress, dense, engram, mhc, moe, quantize
+from deepport.conformance.mutants import attention, cache, compress, dense, engram, mhc, moe, quantize, route, topk
 from deepport.conformance.mutants.habits import habits
 from deepport.conformance.mutants.mutant import Mutant
 from deepport.op import operators
 
-_FAMILIES: tuple[ModuleType, ...] = (attention, cache, compress, dense, engram, mhc, moe, quantize)
+_FAMILIES: tuple[ModuleType, ...] = (attention, cache, compress, dense, engram, mhc, moe, quantize, route, topk)
 
 
 @functools.cache

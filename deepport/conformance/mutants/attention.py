@@ -1,4 +1,4 @@
-"""Mutants of selection and attention."""
+"""Mutants of attention."""
 
 from __future__ import annotations
 
@@ -10,118 +10,15 @@ import torch
 from torch import Tensor
 
 from deepport.conformance.mutants.mutant import Given, Mutant, answered, asked, differentiated, rounded, written
-from deepport.ops import index_topk, sparse_attention
-from deepport.ragged import page_rows, read_pages, segments
+from deepport.ops import sparse_attention
+from deepport.ragged import page_rows, segments
 
 
 def mutants() -> Iterator[Mutant]:
-    yield from _asked_topk()
-    yield from _written_topk()
     yield from _asked_attention()
     yield from _answered_attention()
     yield from _written_attention()
     yield from _gradients()
-
-
-def _asked_topk() -> Iterator[Mutant]:
-    yield asked(
-        index_topk, "causality_off_by_one", "the token at p sees entries s < p // ratio",
-        lambda g: {"positions": (g["positions"] - 1).clamp(min=0)},
-    )  # fmt: skip
-    yield asked(
-        index_topk, "sees_the_unfinished", "the token at p sees entries s <= p // ratio",
-        lambda g: {"positions": _next_entry(g)},
-    )  # fmt: skip
-    yield asked(
-        index_topk, "unweighted_heads", "all heads have the same weight",
-        lambda g: {"weights": torch.ones_like(g["weights"])},
-    )  # fmt: skip
-    yield asked(
-        index_topk, "keys_of_the_first", "all sequences read the first one's pages",
-        lambda g: {"table": g["table"][:1].expand_as(g["table"]).contiguous()},
-    )  # fmt: skip
-
-
-def _next_entry(given: Given) -> Tensor:
-    """Positions from which one entry more is visible, as far as the table reaches."""
-    capacity = given["table"].shape[1] * given["pages"].shape[1]
-    found: Tensor = (given["positions"] + given["ratio"]).clamp(max=capacity * given["ratio"] - 1)
-    return found
-
-
-Scorer = Callable[[Tensor, Tensor, Tensor], Tensor]
-Chooser = Callable[[Tensor, int], Tensor]
-
-
-def _relu(q: Tensor, keys: Tensor, weights: Tensor) -> Tensor:
-    return torch.einsum("ths,th->ts", torch.einsum("thd,sd->ths", q, keys).relu(), weights)
-
-
-def _without_relu(q: Tensor, keys: Tensor, weights: Tensor) -> Tensor:
-    return torch.einsum("ths,th->ts", torch.einsum("thd,sd->ths", q, keys), weights)
-
-
-def _narrow(q: Tensor, keys: Tensor, weights: Tensor) -> Tensor:
-    products = rounded(torch.einsum("thd,sd->ths", q, keys).relu(), torch.bfloat16)
-    return rounded(torch.einsum("ths,th->ts", products, weights), torch.bfloat16)
-
-
-def _lowest_first(scores: Tensor, k: int) -> Tensor:
-    return scores.sort(descending=True, stable=True).indices[:, :k]
-
-
-def _highest_first(scores: Tensor, k: int) -> Tensor:
-    """Ties to the highest id."""
-    last = scores.shape[1] - 1
-    return last - scores.flip(1).sort(descending=True, stable=True).indices[:, :k]
-
-
-def _one_less(scores: Tensor, k: int) -> Tensor:
-    return _lowest_first(scores, k - 1 if k < scores.shape[1] else k)
-
-
-def _smallest(scores: Tensor, k: int) -> Tensor:
-    return scores.masked_fill(scores.isneginf(), torch.inf).sort(stable=True).indices[:, :k]
-
-
-def _choosing(scorer: Scorer, chooser: Chooser, ascending: bool = True) -> Callable[..., Tensor]:
-    """index_topk with its parts exchanged."""
-
-    def run(
-        q: Tensor, weights: Tensor, pages: Tensor, table: Tensor, positions: Tensor, cu_seqlens: Tensor, ratio: int, k: int
-    ) -> Tensor:  # fmt: skip
-        chosen = torch.full((q.shape[0], k), -1, dtype=torch.int32, device=q.device)
-        for b, low, high in segments(cu_seqlens):
-            ready = (positions[low:high] + 1) // ratio
-            entries = torch.arange(int(ready.max()), device=q.device)
-            keys = read_pages(pages, table, b, entries).float()
-            scores = scorer(q[low:high].float(), keys, weights[low:high].float())
-            ids = chooser(scores.masked_fill(entries >= ready[:, None], -torch.inf), k)
-            ids = ids.where(ids < ready[:, None], len(entries))
-            ids = ids.sort().values if ascending else ids
-            chosen[low:high, : ids.shape[1]] = ids.masked_fill(ids == len(entries), -1).int()
-        return chosen
-
-    return run
-
-
-def _written_topk() -> Iterator[Mutant]:
-    yield written(index_topk, "without_relu", "negative products count", _choosing(_without_relu, _lowest_first))
-    yield written(
-        index_topk,
-        "scores_in_bfloat16",
-        "products and scores are rounded to bfloat16",
-        _choosing(_narrow, _lowest_first),
-    )
-    yield written(index_topk, "reverses_ties", "ties go to the highest id", _choosing(_relu, _highest_first))
-    yield written(index_topk, "chooses_one_less", "chooses k - 1 entries", _choosing(_relu, _one_less))
-    yield written(index_topk, "chooses_the_worst", "chooses the k smallest scores", _choosing(_relu, _smallest))
-    yield written(
-        index_topk,
-        "in_order_of_score",
-        "the best id comes first, not the lowest",
-        _choosing(_relu, _lowest_first, False),
-    )
 
 
 def _asked_attention() -> Iterator[Mutant]:
@@ -221,9 +118,9 @@ def _attending(blend: Callable[..., Tensor]) -> Callable[..., Any]:
         parts = [o.new_zeros(o.shape)]
         for b, low, high in segments(given["cu_seqlens"]):
             keys, visible = _seen(given, b, low, high)
-            parts[0][low:high] = blend(
-                given["q"][low:high].float(), keys.float(), visible, given["scale"], given["sink"]
-            ).to(o.dtype)
+            parts[0][low:high] = blend(given["q"][low:high].float(), keys, visible, given["scale"], given["sink"]).to(
+                o.dtype
+            )
         return parts[0], lse
 
     return run
@@ -256,7 +153,7 @@ def _read_chosen(pages: Tensor, table: Tensor, b: int, chosen: Tensor) -> Tensor
 
 
 def _logits(q: Tensor, keys: Tensor, visible: Tensor, scale: float) -> Tensor:
-    return (torch.einsum("thd,tsd->ths", q, keys) * scale).masked_fill(~visible[:, None], -torch.inf)
+    return (torch.einsum("thd,tsd->ths", q, keys.float()) * scale).masked_fill(~visible[:, None], -torch.inf)
 
 
 def _extra(sink: Tensor | None, like: Tensor) -> Tensor:
@@ -266,11 +163,11 @@ def _extra(sink: Tensor | None, like: Tensor) -> Tensor:
 def _without_peak(q: Tensor, keys: Tensor, visible: Tensor, scale: float, sink: Tensor | None) -> Tensor:
     weights = _logits(q, keys, visible, scale).exp()
     total = weights.sum(-1) + _extra(sink, weights).exp()
-    return torch.einsum("ths,tsd->thd", weights / total.masked_fill(total == 0, 1.0)[..., None], keys)
+    return torch.einsum("ths,tsd->thd", weights / total.masked_fill(total == 0, 1.0)[..., None], keys.float())
 
 
 def _online(rescale: bool, narrow: bool) -> Callable[..., Tensor]:
-    """Softmax over blocks of keys with a running maximum; `narrow` rounds the blocks' weights to bfloat16."""
+    """Softmax over blocks of keys with a running maximum; `narrow` rounds the blocks' weights to the keys' dtype."""
 
     def blend(q: Tensor, keys: Tensor, visible: Tensor, scale: float, sink: Tensor | None) -> Tensor:
         logits = _logits(q, keys, visible, scale)
@@ -281,8 +178,8 @@ def _online(rescale: bool, narrow: bool) -> Callable[..., Tensor]:
             shift = new.nan_to_num(neginf=0.0)
             weights, fade = (block - shift[..., None]).exp(), (peak - shift).exp()
             total = total * fade + weights.sum(-1)
-            weights = rounded(weights, torch.bfloat16) if narrow else weights
-            out = out * (fade[..., None] if rescale else 1.0) + torch.einsum("ths,tsd->thd", weights, kv)
+            weights = rounded(weights, kv.dtype) if narrow else weights
+            out = out * (fade[..., None] if rescale else 1.0) + torch.einsum("ths,tsd->thd", weights, kv.float())
             peak = new
         total = total + (_extra(sink, logits) - peak.nan_to_num(neginf=0.0)).exp()
         return out / total.masked_fill(total == 0, 1.0)[..., None]
@@ -304,6 +201,10 @@ def _written_attention() -> Iterator[Mutant]:
     yield Mutant(
         "online_softmax", "sparse_attention", "none", _attending(_online(rescale=True, narrow=False)),
         equivalent="a running softmax over blocks is the softmax",
+    )  # fmt: skip
+    yield Mutant(
+        "weights_on_the_matrix_unit", "sparse_attention", "none", _attending(_online(rescale=True, narrow=True)),
+        equivalent="matrix units take both factors in the tensors' dtype: softmax weights that are rounded to it are usual",
     )  # fmt: skip
 
 

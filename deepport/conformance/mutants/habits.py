@@ -7,7 +7,6 @@ cannot be truncated.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
@@ -16,9 +15,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from deepport.conformance.contract import contract_of
+from deepport.conformance.mutants.facts import Facts, facts
 from deepport.conformance.mutants.mutant import Given, Mutant, Run, answering, asking
 from deepport.conformance.oracle import listed, tensors, widened
-from deepport.op import Operator, operators
+from deepport.op import Operator
 
 AnyOperator = Operator[..., Any]
 
@@ -26,7 +26,7 @@ AnyOperator = Operator[..., Any]
 def habits(operator: AnyOperator) -> Iterator[Mutant]:
     """The mutants of this file that an operator has."""
     for name, (fault, make, applies) in _HABITS.items():
-        if applies(_facts(operator)):
+        if applies(facts(operator)):
             yield Mutant(name, operator.name, fault, make(operator), raises=name == "refuses")
     if not operator.tolerance.exact and not operator.mutates:
         yield Mutant(
@@ -36,44 +36,6 @@ def habits(operator: AnyOperator) -> Iterator[Mutant]:
             _more_exactly(operator),
             equivalent="the exact result, rounded once, is within every bound",
         )
-
-
-@dataclass(frozen=True)
-class _Facts:
-    """What of an operator a habit can take hold of. `narrow`: some results are bfloat16; `narrow_in`: what they are made of."""
-
-    returns: bool
-    inexact: bool
-    narrow: bool
-    narrow_in: bool
-    backward: bool
-
-
-def _facts(operator: AnyOperator) -> _Facts:
-    forward = operators[operator.name.removesuffix("_backward")]
-    outputs, differentiated = _narrow(forward)
-    return _Facts(
-        returns=bool(operator.overload._schema.returns),
-        inexact=not operator.tolerance.exact,
-        narrow=outputs if forward is operator else differentiated,
-        narrow_in=outputs,
-        backward=forward is not operator,
-    )
-
-
-def _narrow(forward: AnyOperator) -> tuple[bool, bool]:
-    """Whether some outputs, and some arguments that have a gradient, are bfloat16 in a case with bfloat16 in it."""
-    for case in forward.cases:
-        if torch.bfloat16 in case.parameters.values():
-            drawn = case.arguments()
-            given = {n: drawn.get(n, forward.defaults.get(n)) for n in forward.parameters}
-            outputs = forward.fake(*tree_map_only(Tensor, lambda t: t.to("meta"), given).values())
-            return _has_bfloat16(outputs), _has_bfloat16([given[n] for n in forward.differentiable])
-    return False, False
-
-
-def _has_bfloat16(values: Any) -> bool:
-    return any(t.dtype == torch.bfloat16 for t in tensors(values))
 
 
 def _specified(operator: AnyOperator, results: list[Tensor], given: Given) -> Iterator[tuple[Tensor, Tensor]]:
@@ -167,6 +129,47 @@ def _depends_on_the_call(operator: AnyOperator) -> Run:
     return answering(operator, differ)
 
 
+def _depends_on_the_batch(operator: AnyOperator) -> Run:
+    """The last bits of its first element follow the number of rows, as where a reduction is split by it."""
+    rows = contract_of(operator.name).rows[0]
+
+    def differ(results: list[Tensor], given: Given) -> Any:
+        for t in results:
+            if t.numel():
+                _first(t)[0] ^= len(given[rows]) & 3
+        return results
+
+    return answering(operator, differ)
+
+
+def _remembering(operator: AnyOperator) -> Run:
+    """Looks an answer up by the shapes of the arguments."""
+    reference, known = operator.reference, dict[Any, list[Tensor]]()
+
+    def run(*arguments: Any) -> Any:
+        key = tuple((t.shape, t.dtype) for t in tensors(arguments))
+        if key not in known:
+            known.clear()
+            known[key] = [t.clone() for t in listed(reference(*arguments))]
+        return [t.clone() for t in known[key]]
+
+    return run
+
+
+def _reusing(operator: AnyOperator) -> Run:
+    """Every call answers in the same memory."""
+    known = dict[Any, list[Tensor]]()
+
+    def reuse(results: list[Tensor], given: Given) -> Any:
+        key = tuple((t.shape, t.dtype) for t in results)
+        if key not in known:
+            known.clear()
+            known[key] = [torch.empty_like(t) for t in results]
+        return [mine.copy_(t) for mine, t in zip(known[key], results, strict=True)]
+
+    return answering(operator, reuse)
+
+
 def _wider(operator: AnyOperator) -> Run:
     """Results as wide as the accumulator, ids as int64: what a kernel had at hand."""
     wider = {torch.bfloat16: torch.float32, torch.float32: torch.float64, torch.int32: torch.int64}
@@ -236,7 +239,7 @@ def _more_exactly(operator: AnyOperator) -> Run:
     return run
 
 
-_Applies = Callable[[_Facts], bool]
+_Applies = Callable[[Facts], bool]
 _HABITS: dict[str, tuple[str, Callable[[AnyOperator], Run], _Applies]] = {
     "drops_the_last_row": ("the last row is zeros", _without_its_last_row, lambda f: True),
     "leaves_a_row_unwritten": ("the last row is stale memory", _partly_unwritten, lambda f: f.returns),
@@ -247,6 +250,13 @@ _HABITS: dict[str, tuple[str, Callable[[AnyOperator], Run], _Applies]] = {
         _depends_on_the_call,
         lambda f: not f.backward,
     ),
+    "depends_on_the_batch": (
+        "the last bits depend on the number of rows",
+        _depends_on_the_batch,
+        lambda f: f.by_row,
+    ),
+    "remembers_an_answer": ("answers a call of the same shapes as before", _remembering, lambda f: f.returns),
+    "reuses_its_memory": ("every call answers in the same memory", _reusing, lambda f: f.returns),
     "returns_another_dtype": ("results are as wide as the accumulator", _wider, lambda f: f.returns),
     "ignores_strides": ("reads tensors as if they were contiguous", _blind_to_strides, lambda f: True),
     "computes_in_float16": (
