@@ -25,8 +25,9 @@ AnyOperator = Operator[..., Any]
 
 def habits(operator: AnyOperator) -> Iterator[Mutant]:
     """The mutants of this file that an operator has."""
+    found = facts(operator)
     for name, (fault, make, applies) in _HABITS.items():
-        if applies(facts(operator)):
+        if applies(found):
             yield Mutant(name, operator.name, fault, make(operator), raises=name == "refuses")
     if not operator.tolerance.exact and not operator.mutates:
         yield Mutant(
