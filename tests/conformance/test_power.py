@@ -47,7 +47,6 @@ def test_mutants_are_told_apart() -> None:
     assert {m.operator for m in MUTANTS} >= set(DECLARED)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", DECLARED)
 def test_every_mutant_dies(name: str) -> None:
     """And what is right in another way passes every case."""
