@@ -31,7 +31,7 @@ from deepport.ops.moe import (
     swiglu_arguments,
 )
 from deepport.ops.quantize import dequantize_arguments, quantize_arguments
-from deepport.spec import Case, case
+from deepport.spec import Builder, Case, case
 from deepport_model.cache import PAGE
 from deepport_model.config import Config, EngramConfig
 from deepport_model.presets import V4_FLASH, V4_PRO
@@ -183,16 +183,13 @@ def _route(c: Config) -> Cases:
             yield _cut(found, _of("rows of the table", _VOCABULARY, c.vocab_size) if mode == "hash" else "")
 
 
-def _dispatch(c: Config) -> Cases:
-    for tokens, dtype in ((_PREFILL, _BF16), (_DECODE, _F32)):
-        sizes = {"k": c.num_experts_per_tok, "experts": c.n_routed_experts, "width": c.hidden_size}
-        yield case(dispatch_arguments, tokens=tokens, dropped=False, dtype=dtype, **sizes)
+def _copies(builder: Builder) -> Callable[[Config], Cases]:
+    def family(c: Config) -> Cases:
+        for tokens, dtype in ((_PREFILL, _BF16), (_DECODE, _F32)):
+            sizes = {"k": c.num_experts_per_tok, "experts": c.n_routed_experts, "width": c.hidden_size}
+            yield case(builder, tokens=tokens, dropped=False, dtype=dtype, **sizes)
 
-
-def _combine(c: Config) -> Cases:
-    for tokens, dtype in ((_PREFILL, _BF16), (_DECODE, _F32)):
-        sizes = {"k": c.num_experts_per_tok, "experts": c.n_routed_experts, "width": c.hidden_size}
-        yield case(combine_arguments, tokens=tokens, dropped=False, dtype=dtype, **sizes)
+    return family
 
 
 def _grouped(c: Config) -> Cases:
@@ -218,30 +215,21 @@ def _swiglu(c: Config) -> Cases:
         yield case(swiglu_arguments, shape=shape, limit=c.swiglu_limit, dtype=dtype)
 
 
-def _collapse(outputs: str) -> Callable[[Config], Cases]:
+def _streams(builder: Builder, **given: Any) -> Callable[[Config], Cases]:
     def family(c: Config) -> Cases:
         for tokens, dtype in ((_PREFILL, _BF16), (_DECODE, _F32)):
-            sizes = {"n": c.hc_mult, "width": c.hidden_size}
-            yield case(collapse_arguments, tokens=tokens, **sizes, outputs=outputs, dtype=dtype)
+            yield case(builder, tokens=tokens, n=c.hc_mult, width=c.hidden_size, **given, dtype=dtype)
 
     return family
 
 
-def _mhc_post(c: Config) -> Cases:
-    for tokens, dtype in ((_PREFILL, _BF16), (_DECODE, _F32)):
-        yield case(post_arguments, tokens=tokens, n=c.hc_mult, width=c.hidden_size, dtype=dtype)
+def _formats(builder: Builder, **given: Any) -> Callable[[Config], Cases]:
+    def family(c: Config) -> Cases:
+        for format in (_DENSE, _EXPERT, _MEMORY):
+            found = case(builder, shape=(_ROWS, c.hidden_size), format=format, **given, dtype=_BF16)
+            yield _cut(found, _of("rows", _ROWS, c.vocab_size))
 
-
-def _quantize(c: Config) -> Cases:
-    for format in (_DENSE, _EXPERT, _MEMORY):
-        found = case(quantize_arguments, shape=(_ROWS, c.hidden_size), format=format, power_of_two=True, dtype=_BF16)
-        yield _cut(found, _of("rows", _ROWS, c.vocab_size))
-
-
-def _dequantize(c: Config) -> Cases:
-    for format in (_DENSE, _EXPERT, _MEMORY):
-        found = case(dequantize_arguments, shape=(_ROWS, c.hidden_size), format=format, dtype=_BF16)
-        yield _cut(found, _of("rows", _ROWS, c.vocab_size))
+    return family
 
 
 def _hash(c: Config) -> Cases:
@@ -292,17 +280,17 @@ _FAMILIES: dict[str, Callable[[Config], Cases]] = _MEMORIES | {
     "block_linear": _block_linear,
     "compress_kv": _compress,
     "compress_kv_": _compress,
-    "dequantize": _dequantize,
+    "dequantize": _formats(dequantize_arguments),
     "grouped_linear": _grouped,
     "index_topk": _index,
     "linear": _linear,
-    "mhc_head": _collapse("head"),
-    "mhc_post": _mhc_post,
-    "mhc_pre": _collapse("pre"),
-    "moe_combine": _combine,
-    "moe_dispatch": _dispatch,
+    "mhc_head": _streams(collapse_arguments, outputs="head"),
+    "mhc_post": _streams(post_arguments),
+    "mhc_pre": _streams(collapse_arguments, outputs="pre"),
+    "moe_combine": _copies(combine_arguments),
+    "moe_dispatch": _copies(dispatch_arguments),
     "moe_experts": _experts,
-    "quantize": _quantize,
+    "quantize": _formats(quantize_arguments, power_of_two=True),
     "rms_norm": _rms_norm,
     "rotary": _rotary,
     "route": _route,

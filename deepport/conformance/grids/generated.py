@@ -43,13 +43,14 @@ _BYTES, _ATTEMPTS = 4096, 400
 Parameters = dict[str, Any]
 Strategy = st.SearchStrategy[Parameters]
 
-dtypes = st.sampled_from(FLOATS)
-booleans = st.sampled_from((False, True))
-odd = st.sampled_from((1, 2, 3, 5, 7, 13, 16, 17, 31, 33, 48, 63, 64, 65, 96, 127, 129, 160))
+among = st.sampled_from
+dtypes = among(FLOATS)
+booleans = among((False, True))
+odd = among((1, 2, 3, 5, 7, 13, 16, 17, 31, 33, 48, 63, 64, 65, 96, 127, 129, 160))
 """Sizes, on either side of vectors and tiles."""
-tokens = st.sampled_from((0, 0, 1, 1, 2, 3, 7, 17, 33, 63, 64, 65, 129))
-row_formats = st.sampled_from((PLAIN, "fp8_e4m3:1x32", "int8:row", "mxfp4"))
-all_formats = st.sampled_from(
+tokens = among((0, 0, 1, 1, 2, 3, 7, 17, 33, 63, 64, 65, 129))
+row_formats = among((PLAIN, "fp8_e4m3:1x32", "int8:row", "mxfp4"))
+all_formats = among(
     (
         PLAIN,
         "fp8_e4m3:128x128",
@@ -72,9 +73,9 @@ def even(sizes: st.SearchStrategy[int]) -> st.SearchStrategy[int]:
 def batches(draw: st.DrawFn, edges: tuple[int, ...] = (), longest: int = 130) -> Parameters:
     """Up to four sequences with `lengths` of new tokens, that go on at `first`, mostly next to an edge."""
     edges = (*edges, 4, 8, 12, 16, 64)
-    near = st.sampled_from(sorted({max(m * e + d, 0) for e in edges for m in (0, 1, 2, 3) for d in (-1, 0, 1)}))
-    count = draw(st.sampled_from((1, 2, 3, 4)))
-    lengths = tuple(min(draw(st.one_of(st.sampled_from((0, 1, 1, 2)), near)), longest) for _ in range(count))
+    near = among(sorted({max(m * e + d, 0) for e in edges for m in (0, 1, 2, 3) for d in (-1, 0, 1)}))
+    count = draw(among((1, 2, 3, 4)))
+    lengths = tuple(min(draw(st.one_of(among((0, 1, 1, 2)), near)), longest) for _ in range(count))
     return {"lengths": lengths, "first": tuple(draw(near) for _ in range(count))}
 
 
@@ -91,7 +92,7 @@ STRATEGIES: dict[str, tuple[Builder, Strategy]] = {
     "linear": (linear_arguments, sized(tkn=st.tuples(tokens, even(odd), odd), dtype=dtypes, format=all_formats)),
     "block_linear": (
         block_linear_arguments,
-        sized(tgkn=st.tuples(tokens, st.sampled_from((1, 2, 3)), even(odd), odd), dtype=dtypes, format=all_formats),
+        sized(tgkn=st.tuples(tokens, among((1, 2, 3)), even(odd), odd), dtype=dtypes, format=all_formats),
     ),
     "rms_norm": (
         rms_norm_arguments,
@@ -99,7 +100,7 @@ STRATEGIES: dict[str, tuple[Builder, Strategy]] = {
     ),
     "rotary": (
         rotary_arguments,
-        st.sampled_from((1, 2, 5, 8, 32)).flatmap(
+        among((1, 2, 5, 8, 32)).flatmap(
             lambda pairs: sized(
                 shape=st.one_of(
                     st.tuples(tokens, odd.map(lambda n: n + 2 * pairs)),
@@ -113,160 +114,125 @@ STRATEGIES: dict[str, tuple[Builder, Strategy]] = {
     ),
     "write_pages_": (
         write_arguments,
-        merged(
-            batches(),
-            sized(page=st.sampled_from((1, 3, 8, 64)), padding=st.sampled_from((0, 1, 5)), dtype=dtypes, width=odd),
-        ),
+        merged(batches(), sized(page=among((1, 3, 8, 64)), padding=among((0, 1, 5)), dtype=dtypes, width=odd)),
     ),
     "compress_kv_": (
         compress_arguments,
         merged(
             batches(edges=(128,), longest=300),
-            sized(ratio=st.sampled_from((1, 2, 4, 7, 128)), overlap=booleans, dtype=dtypes, width=odd),
+            sized(ratio=among((1, 2, 4, 7, 128)), overlap=booleans, dtype=dtypes, width=odd),
         ),
     ),
     "index_topk": (
         index_arguments,
         merged(
             batches(edges=(256,)),
-            sized(
-                k=st.sampled_from((1, 3, 8, 64, 100)),
-                tied=st.just(False),
-                dtype=dtypes,
-                heads=st.sampled_from((1, 3, 8)),
-            ),
-            sized(size=odd, page=st.sampled_from((1, 3, 8, 64)), ratio=st.sampled_from((1, 4, 5))),
+            sized(k=among((1, 3, 8, 64, 100)), tied=st.just(False), dtype=dtypes, heads=among((1, 3, 8))),
+            sized(size=odd, page=among((1, 3, 8, 64)), ratio=among((1, 4, 5))),
         ),
     ),
     "sparse_attention": (
         attention_arguments,
         merged(
             batches(edges=(128,), longest=70),
-            sized(scope=st.sampled_from(("window", "selected", "all")), sink=booleans, dtype=dtypes, ring=booleans),
-            sized(heads=st.sampled_from((1, 3, 8)), size=odd, page=st.sampled_from((1, 3, 8, 64))),
-            sized(
-                window=st.sampled_from((1, 2, 12, 64, 128)),
-                k=st.sampled_from((1, 6, 33)),
-                ratio=st.sampled_from((1, 4, 16)),
-            ),
+            sized(scope=among(("window", "selected", "all")), sink=booleans, dtype=dtypes, ring=booleans),
+            sized(heads=among((1, 3, 8)), size=odd, page=among((1, 3, 8, 64))),
+            sized(window=among((1, 2, 12, 64, 128)), k=among((1, 6, 33)), ratio=among((1, 4, 16))),
         ),
     ),
     "route": (
         route_arguments,
         sized(
             tokens=tokens,
-            experts=st.sampled_from((8, 13, 64, 257)),
-            k=st.sampled_from((1, 2, 6, 8)),
-            scoring=st.sampled_from(("sqrtsoftplus", "sigmoid", "softmax")),
-            mode=st.sampled_from(("learned", "bare", "tied", "hash")),
+            experts=among((8, 13, 64, 257)),
+            k=among((1, 2, 6, 8)),
+            scoring=among(("sqrtsoftplus", "sigmoid", "softmax")),
+            mode=among(("learned", "bare", "tied", "hash")),
             dtype=dtypes,
-            scale=st.sampled_from((1.0, 2.5)),
+            scale=among((1.0, 2.5)),
         ),
     ),
     "moe_dispatch": (
         dispatch_arguments,
-        sized(
-            tokens=tokens,
-            k=st.sampled_from((1, 2, 6)),
-            experts=st.sampled_from((6, 8, 33)),
-            dropped=booleans,
-            dtype=dtypes,
-            width=odd,
-        ),
+        sized(tokens=tokens, k=among((1, 2, 6)), experts=among((6, 8, 33)), dropped=booleans, dtype=dtypes, width=odd),
     ),
     "moe_combine": (
         combine_arguments,
-        sized(
-            tokens=tokens,
-            k=st.sampled_from((1, 2, 6)),
-            dropped=booleans,
-            dtype=dtypes,
-            width=odd,
-            experts=st.sampled_from((6, 33)),
-        ),
+        sized(tokens=tokens, k=among((1, 2, 6)), dropped=booleans, dtype=dtypes, width=odd, experts=among((6, 33))),
     ),
     "grouped_linear": (
         grouped_arguments,
         sized(
-            counts=st.lists(st.sampled_from((0, 0, 1, 2, 17, 33)), min_size=1, max_size=6).map(tuple),
+            counts=st.lists(among((0, 0, 1, 2, 17, 33)), min_size=1, max_size=6).map(tuple),
             kn=st.tuples(even(odd), odd),
             dtype=dtypes,
             format=all_formats,
         ),
     ),
-    "swiglu": (
-        swiglu_arguments,
-        sized(shape=st.tuples(tokens, odd), limit=st.sampled_from((None, 0.5, 7.0)), dtype=dtypes),
-    ),
+    "swiglu": (swiglu_arguments, sized(shape=st.tuples(tokens, odd), limit=among((None, 0.5, 7.0)), dtype=dtypes)),
     "moe_experts": (
         experts_arguments,
         sized(
             tokens=tokens,
-            k=st.sampled_from((1, 2, 6)),
-            experts=st.sampled_from((6, 8, 17)),
-            ids=st.sampled_from(("distinct", "dropped", "duplicate")),
+            k=among((1, 2, 6)),
+            experts=among((6, 8, 17)),
+            ids=among(("distinct", "dropped", "duplicate")),
             dtype=dtypes,
             format=all_formats,
             width=even(odd),
-            hidden=even(st.sampled_from((1, 7, 16, 33))),
-            limit=st.sampled_from((None, 1.0, 10.0)),
+            hidden=even(among((1, 7, 16, 33))),
+            limit=among((None, 1.0, 10.0)),
         ),
     ),
     "mhc_pre": (
         collapse_arguments,
-        sized(tokens=tokens, n=st.sampled_from((1, 2, 3, 4, 8)), width=odd, outputs=st.just("pre"), dtype=dtypes),
+        sized(tokens=tokens, n=among((1, 2, 3, 4, 8)), width=odd, outputs=st.just("pre"), dtype=dtypes),
     ),
-    "mhc_post": (post_arguments, sized(tokens=tokens, n=st.sampled_from((1, 2, 3, 4, 8)), width=odd, dtype=dtypes)),
+    "mhc_post": (post_arguments, sized(tokens=tokens, n=among((1, 2, 3, 4, 8)), width=odd, dtype=dtypes)),
     "mhc_head": (
         collapse_arguments,
-        sized(tokens=tokens, n=st.sampled_from((1, 2, 3, 4, 8)), width=odd, outputs=st.just("head"), dtype=dtypes),
+        sized(tokens=tokens, n=among((1, 2, 3, 4, 8)), width=odd, outputs=st.just("head"), dtype=dtypes),
     ),
     "engram_hash": (
         hash_arguments,
         sized(
-            lengths=st.lists(st.sampled_from((0, 1, 2, 3, 9, 40)), min_size=1, max_size=4).map(tuple),
-            layers=st.sampled_from((1, 2)),
-            orders=st.sampled_from((1, 2, 3, 4)),
-            heads=st.sampled_from((1, 3, 8)),
-            boundary=st.sampled_from((None, 0, 3)),
-            vocabulary=st.sampled_from((4, 7, 99092)),
+            lengths=st.lists(among((0, 1, 2, 3, 9, 40)), min_size=1, max_size=4).map(tuple),
+            layers=among((1, 2)),
+            orders=among((1, 2, 3, 4)),
+            heads=among((1, 3, 8)),
+            boundary=among((None, 0, 3)),
+            vocabulary=among((4, 7, 99092)),
         ),
     ),
     "engram_gather": (
         gather_arguments,
         sized(
-            rows=st.sampled_from((1, 2, 50, 1000)),
+            rows=among((1, 2, 50, 1000)),
             width=even(odd),
-            shape=st.one_of(st.tuples(tokens), st.tuples(tokens, st.sampled_from((1, 3, 16)))),
+            shape=st.one_of(st.tuples(tokens), st.tuples(tokens, among((1, 3, 16)))),
             dtype=dtypes,
             format=row_formats,
         ),
     ),
     "engram_gate": (
         gate_arguments,
-        sized(
-            tokens=tokens,
-            n=st.sampled_from((1, 2, 4)),
-            width=odd,
-            zero=st.sampled_from(("half", "copysign", "positive")),
-            dtype=dtypes,
-        ),
+        sized(tokens=tokens, n=among((1, 2, 4)), width=odd, zero=among(("half", "copysign", "positive")), dtype=dtypes),
     ),
     "engram_conv_": (
         conv_arguments,
         sized(
-            lengths=st.lists(st.sampled_from((0, 1, 2, 9, 33)), min_size=1, max_size=4).map(tuple),
-            kernel=st.sampled_from((1, 2, 4)),
-            dilation=st.sampled_from((1, 3, 4)),
+            lengths=st.lists(among((0, 1, 2, 9, 33)), min_size=1, max_size=4).map(tuple),
+            kernel=among((1, 2, 4)),
+            dilation=among((1, 3, 4)),
             dtype=dtypes,
-            n=st.sampled_from((1, 2, 4)),
+            n=among((1, 2, 4)),
             width=odd,
         ),
     ),
     "quantize": (
         quantize_arguments,
         sized(
-            shape=st.tuples(st.sampled_from((1, 2)), odd, even(odd)),
+            shape=st.tuples(among((1, 2)), odd, even(odd)),
             format=all_formats.filter(lambda f: f != PLAIN),
             power_of_two=booleans,
             dtype=dtypes,
@@ -275,7 +241,7 @@ STRATEGIES: dict[str, tuple[Builder, Strategy]] = {
     "dequantize": (
         dequantize_arguments,
         sized(
-            shape=st.tuples(st.sampled_from((1, 2)), odd, even(odd)),
+            shape=st.tuples(among((1, 2)), odd, even(odd)),
             format=all_formats.filter(lambda f: f != PLAIN),
             dtype=dtypes,
         ),
