@@ -220,7 +220,7 @@ def sparse_attention(
 
     q [T, H, D]; window_pages [P, page, D] with window_table [B, max_pages] int32, which hold the new tokens too;
     compressed_pages and compressed_table likewise, or None; indices [T, K] int32, -1 for none; sink [H] float32 or None;
-    positions, cu_seqlens as in `deepport.ragged`. What a token does not see has no effect on it, NaN or not.
+    positions, cu_seqlens as in `deepport.ragged`. What a token does not see has no effect on it, if it is finite.
     Returns (o [T, H, D] in q's dtype, lse [T, H] float32: the natural log of the denominator without the sink). A row that
     sees nothing, and padding, has o = 0 and lse = -inf. Only o has a gradient.
     """
