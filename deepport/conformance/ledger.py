@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepport import backend
 from deepport.conformance.assemble import Subject, gapped, unanswered
-from deepport.conformance.crew import CaseTask, Item, Offered, Task, place_of
+from deepport.conformance.crew import MODEL, CaseTask, Item, Offered, Task, place_of
 from deepport.conformance.environment import environment
 from deepport.conformance.journal import Journal
 from deepport.conformance.result import (
@@ -23,6 +23,7 @@ from deepport.conformance.result import (
     Result,
 )
 from deepport.gap import Gap
+from deepport.op import operators
 
 if TYPE_CHECKING:
     from deepport.conformance.run import Request
@@ -128,7 +129,10 @@ def _order(result: Result) -> tuple[str, str, str, bool, str]:
 
 def _stale(gaps: tuple[Gap, ...], profile: Profile, results: list[Result]) -> list[str]:
     """Gaps that no case knows of. One for some cases only may be of a grid that bring-up does not run."""
-    return [
+    nobody = [
+        gap for gap in gaps if not any(gap.covers(name, gap.case, gap.implementation) for name in (*operators, MODEL))
+    ]
+    return [f"the gap of {gap.operator} ({gap}) names no operator" for gap in nobody] + [
         f"the gap of {gap.operator} ({gap}) matches no case"
         for gap in gaps
         if (gap.case == "*" or profile != "bring-up")

@@ -11,9 +11,10 @@ import pytest
 from deepport.conformance.assemble import described, gapped
 from deepport.conformance.crew import CaseTask, Item, Task
 from deepport.conformance.result import MutantResult, Result
+from deepport.errors import DeepportError
 
 if TYPE_CHECKING:
-    from deepport.conformance.session import Session
+    from deepport.conformance.session import SuiteSession
 
 
 class NotPassed(Exception):
@@ -23,13 +24,13 @@ class NotPassed(Exception):
 class TaskItem(pytest.Item):
     """The test of one case, by every implementation that takes it, or of one mutant."""
 
-    def __init__(self, *, task: Task, conformance: Session, **kwargs: Any) -> None:
+    def __init__(self, *, task: Task, conformance: SuiteSession, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._task, self._conformance = task, conformance
         self.found: list[Item] = []
 
     @classmethod
-    def of(cls, parent: pytest.Collector, task: Task, conformance: Session) -> TaskItem:
+    def of(cls, parent: pytest.Collector, task: Task, conformance: SuiteSession) -> TaskItem:
         """`linear[v4-flash-...]`, `linear[mutant-...]`."""
         what = f"{task.key.grid}-{task.key.label}" if isinstance(task, CaseTask) else f"mutant-{task.name}"
         item: TaskItem = cls.from_parent(parent, name=f"{task.operator}[{what}]", task=task, conformance=conformance)
@@ -50,7 +51,7 @@ class TaskItem(pytest.Item):
             pytest.skip(left[0].reason)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        if isinstance(excinfo.value, NotPassed):
+        if isinstance(excinfo.value, (NotPassed, DeepportError)):
             return str(excinfo.value)
         return super().repr_failure(excinfo, style)
 

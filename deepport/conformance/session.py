@@ -31,7 +31,7 @@ from deepport.report.words import printable
 IMPORT = "from deepport.conformance.suite import *"
 
 
-def session_of(config: pytest.Config) -> Session:
+def session_of(config: pytest.Config) -> SuiteSession:
     """The session that the options ask for. Raises pytest.UsageError for a device or an operator that is not there."""
     try:
         place = find_device(config.getoption("deepport_device"))
@@ -50,10 +50,10 @@ def session_of(config: pytest.Config) -> Session:
         seconds=config.getoption("deepport_timeout"),
         command=" ".join(("pytest", *map(str, config.invocation_params.args))),
     )
-    return Session(config, request)
+    return SuiteSession(config, request)
 
 
-class Session:
+class SuiteSession:
     """Hooks of a session with `--deepport-device`."""
 
     def __init__(self, config: pytest.Config, request: Request) -> None:
