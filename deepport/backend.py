@@ -119,6 +119,7 @@ class Backend(Protocol):
         name: what `--device` takes, and the key of the backend's kernels.
         device_type: the torch device type of the tensors it serves.
         simulates: the name of the backend it stands in for, or "". A simulation is chosen by name only.
+        gaps: optional, () by default: what it knows that it cannot do (`deepport.gap.Gap`), for the conformance suite.
     """
 
     name: str

@@ -1,8 +1,8 @@
 """Gaps: what a backend knows that it cannot do, declared by the backend itself, with a reason and a date.
 
-A backend publishes them as its optional attribute `gaps`. A case with a gap runs all the same. If it fails, the report says `gap` and why,
-and counts the case as required and not passed; if it passes, the gap is closed and its declaration is a failure, until it is
-removed; past its date it is a failure again. Imports no torch: a backend's package may name its gaps where it is loaded.
+A backend publishes them as its optional attribute `gaps`. A case with a gap runs all the same. If it fails, the report says `gap`
+and why, and counts the case as required and not passed; if it passes, the gap is closed and its declaration is a failure, until
+it is removed; past its date it is a failure again. Imports no torch: a backend's package may name its gaps where it is loaded.
 """
 
 from __future__ import annotations
