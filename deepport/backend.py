@@ -66,11 +66,15 @@ class Device:
 
 @dataclass(frozen=True)
 class Probe:
-    """What is there. Without devices, `reason` says why in one line, with what to install or do."""
+    """What is there. Without devices, `reason` says why in one line, with what to install or do.
+
+    `simulator` names what stands in for the devices' driver, "" where they are real: what runs there is evidence of no chip.
+    """
 
     devices: tuple[Device, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     reason: str = ""
+    simulator: str = ""
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,8 @@ class Place:
 def place_of(name: str, index: int) -> Place:
     """A device of an installed backend, as a place. BackendUnavailable, BackendBroken."""
     found = backend.get(name)
-    return Place(name, index, found.device_type, "E4" if found.simulates else "E5")
+    simulated = found.simulates or found.probe().simulator
+    return Place(name, index, found.device_type, "E4" if simulated else "E5")
 
 
 class Crew:
