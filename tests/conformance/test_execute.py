@@ -127,7 +127,6 @@ def forgetful() -> Callable[..., Tensor]:
         (past_the_end, {"guards"}),
         (past_an_input, {"guards"}),
         (in_place, {"inputs unchanged", "own memory"}),
-        (unwritten, {"reads only what it may"}),
         (hands_on, {"computes by itself"}),
         (by_size, {"same bits in another batch"}),
         (forgetful(), {"same bits again"}),
@@ -143,6 +142,36 @@ def test_a_fault_trips_its_check(kernel: Callable[..., Any], metrics: set[str]) 
     # What a kernel damages may change what it computes next.
     assert metrics <= set(failed(done)) <= metrics | {"same bits again", "same bits in another batch"}
     assert all(failed(done).values())
+
+
+def test_stale_memory_is_seen() -> None:
+    """As poison, or, where the memory held something else at each call, as bits that change."""
+    seen = set(failed(run(unwritten)))
+    assert seen & {"reads only what it may", "same bits again"}
+
+
+def remembers() -> Callable[..., Tensor]:
+    known: list[Tensor] = []
+
+    def kernel(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        known[:] = known or [norm(x, weight, eps)]
+        return known[0].clone()
+
+    return kernel
+
+
+def test_what_is_remembered_is_a_wrong_answer() -> None:
+    """To the call itself it is the right one, and only another call's values tell."""
+    other = norm_arguments() | {"x": norm_arguments()["x"] * 2 + 1}
+    right = norm(**norm_arguments())
+    alone, later = run(remembers()), run(remembers(), earlier=other)
+    assert alone.outputs is not None and torch.equal(alone.outputs[0], right)
+    assert later.outputs is not None and torch.equal(later.outputs[0], norm(**other))
+
+
+def test_memory_is_not_reused_for_another_answer() -> None:
+    held = torch.empty(6, 16)
+    assert set(failed(run(lambda x, weight, eps: held[: len(x)].copy_(norm(x, weight, eps))))) == {"new memory"}
 
 
 def test_what_has_another_shape_is_not_judged() -> None:
