@@ -12,12 +12,10 @@ from deepport.command.request import Place
 from deepport.command.terminal import INTERRUPTED
 from deepport.command.watch import watching
 from deepport.conformance import store
-from deepport.conformance.crew import MODEL
 from deepport.conformance.journal import Journal
 from deepport.conformance.profile import Profile
-from deepport.conformance.run import Request, operators_of, run
+from deepport.conformance.run import Request, check_operators, run
 from deepport.conformance.verdict import verdict
-from deepport.errors import BadInput
 from deepport.report import terminal
 from deepport.report.outputs import Form, write
 
@@ -35,9 +33,7 @@ class Asked:
 
     def request(self) -> Request:
         """Raises BadInput for an operator that does not exist."""
-        known = [*(o.name for o in operators_of("training")), MODEL]
-        if unknown := [name for name in self.operators if name not in known]:
-            raise BadInput(f"--operator: no operator is called {unknown[0]!r}; there are: {', '.join(known)}")
+        check_operators("--operator", self.operators)
         cores = len(os.sched_getaffinity(0))
         jobs = self.jobs or (max(cores // 2, 1) if self.place.backend == "cpu" else 1)
         return Request(

@@ -96,11 +96,11 @@ def operators_of(profile: Profile, chosen: tuple[str, ...] = ()) -> list[Operato
     return [o for o in (*forward, *backward) if not chosen or o.name in chosen]
 
 
-def check_operators(names: Iterable[str]) -> None:
-    """BadInput for a name that is no operator's."""
+def check_operators(option: str, names: Iterable[str]) -> None:
+    """BadInput for a name that is no operator's, given by this option."""
     known = [*(o.name for o in operators_of("training")), MODEL]
     if unknown := [name for name in names if name not in known]:
-        raise BadInput(f"no operator is called {unknown[0]!r}; there are: {', '.join(known)}")
+        raise BadInput(f"{option}: no operator is called {unknown[0]!r}; there are: {', '.join(known)}")
 
 
 def tasks_of(request: Request) -> list[Task]:

@@ -36,7 +36,7 @@ def session_of(config: pytest.Config) -> SuiteSession:
     try:
         place = find_device(config.getoption("deepport_device"))
         operators = tuple(config.getoption("deepport_operator"))
-        check_operators(operators)
+        check_operators("--deepport-operator", operators)
     except DeepportError as error:
         raise pytest.UsageError(f"deepport: {error}") from None
     input: dict[str, Any] = getattr(config, "workerinput", {})
@@ -111,12 +111,10 @@ class SuiteSession:
         """Open the device before any test, so that one which does not open is one error."""
         journal = Journal(self.record.with_name(f"{self.record.name}.journal") if self.record else None)
         try:
-            opened = self._open_slot()
-        except DeepportError as error:
+            self._ledger, self._journal = Ledger(self.request, self._open_slot(), journal), journal
+        except (DeepportError, OSError) as error:  # no device, or no place for the record
             self._slot.close()
             raise pytest.UsageError(f"deepport: {error}") from None
-        self._ledger = Ledger(self.request, opened, journal)
-        self._journal = journal
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:

@@ -242,7 +242,8 @@ def test_without_a_device_it_is_an_error_and_no_skip(repository: Repository) -> 
 USAGE = {
     "--deepport-device=npv": "ERROR: deepport: no backend is called 'npv'; installed: acme, cpu",
     "--deepport-device=cuda": "ERROR: deepport: cuda: ",
-    "--deepport-device=acme --deepport-operator=lineer": "ERROR: deepport: no operator is called 'lineer'; there are: ",
+    "--deepport-device=acme --deepport-operator=lineer": "ERROR: deepport: --deepport-operator: no operator is called 'lineer'",
+    "--deepport-device=acme --deepport-operator=rms_norm --deepport-report=/dev/null/r.json": "ERROR: deepport: [Errno",
     "--deepport-device=acme --deepport-profile=all": "argument --deepport-profile: invalid choice: 'all'",
 }
 

@@ -53,6 +53,7 @@ def aborts():
 
 @dies
 def exits():
+    subprocess.Popen(["sleep", "98765"], env={"DEEPPORT_TEST_CHILD": str(os.getpid())})
     os._exit(3)
 
 @dies
@@ -136,6 +137,10 @@ def test_a_kernel_that_ends_its_process_costs_its_own_case(mortal: Report, name:
     assert {r.status for r in mine if r is not lost} == {"pass"} and len(mine) == 20
 
 
+def test_what_a_dead_process_had_started_is_ended_too(mortal: Report) -> None:
+    assert mortal.complete and not having("DEEPPORT_TEST_CHILD=")
+
+
 def test_a_kernel_may_print_what_it_likes(mortal: Report) -> None:
     assert [r.status for r in mortal.results if r.implementation == "mortal/chatters"] == ["pass"] * 20
 
@@ -199,11 +204,15 @@ def begun(site: Path, backend: str, *options: object, **how: object) -> subproce
 
 def processes(site: Path) -> list[str]:
     """Command lines of the processes that a marked command has started."""
-    mark = f"{MARK}={uuid.uuid5(uuid.NAMESPACE_URL, str(site)).hex}".encode()
+    return having(f"{MARK}={uuid.uuid5(uuid.NAMESPACE_URL, str(site)).hex}")
+
+
+def having(variable: str) -> list[str]:
+    """Command lines of the processes with something in their environment."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if mark in (process / "environ").read_bytes().split(b"\0"):
+            if any(v.startswith(variable.encode()) for v in (process / "environ").read_bytes().split(b"\0")):
                 found.append((process / "cmdline").read_text().replace("\0", " "))
     return found
 
