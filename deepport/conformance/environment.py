@@ -69,6 +69,7 @@ def environment(name: str) -> dict[str, str]:
         "deepport": version("deepport"),
         "python": platform.python_version(),
         "torch": version("torch"),
+        "hypothesis": version("hypothesis"),  # draws the generated grid, each version its own
         "system": f"{platform.system()} {platform.release()}",
         "processor": platform.machine(),
         "implementation": sys.implementation.name,
