@@ -16,7 +16,8 @@ magnitude (`u_row`: at a row's), over the n elements that the contract specifies
 `a` and `b` are the operator's own (`deepport.spec.Tolerance`). The added terms are for where the yardstick happens to be exact.
 Of outputs narrower than the accumulator, one element may then err by one `u`, a tie that rounds the other way: `s(m) = 1 / m`. Of
 outputs as wide as it, every element may, and a few by `order` of them, for nobody promises sums that are rounded right:
-`s(m) = max(order / m, 1)`. Of fewer than 4 such sums the yardstick's error says too little where they cancel: no case has them.
+`s(m) = max(order / m, 1)`. Of fewer than 8 such sums the yardstick's error says too little where they cancel, and counts as no
+less than what one rounding of each input does to them (`deepport.conformance.oracle.sensitivity`).
 
 A row is measured by the yardstick's error in the same row, so that a small row lost beside a large one is seen. A gradient's
 rows, and shorter ones, are measured by the yardstick's worst row: a gradient that cancels to 0 has no scale of its own.
@@ -27,6 +28,7 @@ the output's format it does not count where the right number is too.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -43,8 +45,8 @@ _EXCESS = "errors of one sign more than of the other, as a share of all"
 
 _LEAST = torch.finfo(torch.float32).smallest_normal
 
-_LONG = 8
-"""Elements of a row from which on the yardstick's error in it says enough."""
+ENOUGH = 8
+"""Elements, of an output or a row, from which on the yardstick's error in it says enough."""
 
 _SIGMAS = 6.0
 """Chance alone exceeds so many standard deviations once in 5e8 gates."""
@@ -89,6 +91,7 @@ class _Errors:
     columns: int
     dtype: torch.dtype
     order: float
+    least: float
 
     @property
     def spacing(self) -> float:
@@ -108,14 +111,18 @@ def numeric(
     free: Tensor | None,
     *,
     own_rows: bool = True,
+    least: float = 0.0,
 ) -> list[Gate]:
-    """G0 on infinities and NaN, then G2, G3 and G4 on what is finite. `own_rows`: a row's size is the scale of its errors."""
+    """G0 on infinities and NaN, then G2, G3 and G4 on what is finite.
+
+    `own_rows`: a row's size is the scale of its errors. `least`: the yardstick's error counts as no less.
+    """
     specified = torch.ones_like(got, dtype=torch.bool) if free is None else ~free
     special, finite = _non_finite(name, got, yardstick, specified)
     if not bool(finite.any()):
         return [special]
     order = order_of(tolerance, got.dtype)
-    found = _errors(got, oracle, yardstick, finite, order)
+    found = _errors(got, oracle, yardstick, finite, order, least)
     a, b = tolerance.rms * order, tolerance.max * order
     return [special, *_own_error(name, found, a, b, finite), _worst_row(name, found, b, own_rows), *_bias(name, found)]
 
@@ -137,12 +144,12 @@ def _non_finite(name: str, got: Tensor, yardstick: Tensor, specified: Tensor) ->
     return _measured("G0", f"{name} infinities and NaN", float(count), 0.0, detail), finite & mine.isfinite()
 
 
-def _errors(got: Tensor, oracle: Tensor, yardstick: Tensor, finite: Tensor, order: float) -> _Errors:
+def _errors(got: Tensor, oracle: Tensor, yardstick: Tensor, finite: Tensor, order: float, least: float) -> _Errors:
     columns = got.shape[-1] if got.dim() else 1
     rows = torch.arange(got.numel()).view(got.shape) // max(columns, 1)
     right = oracle[finite].double()
     error, own = (_flushed(t[finite].double() - right, right, got.dtype) for t in (got, yardstick))
-    return _Errors(error, own, right, rows[finite], columns, got.dtype, order)
+    return _Errors(error, own, right, rows[finite], columns, got.dtype, order, least)
 
 
 def _flushed(error: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
@@ -168,19 +175,24 @@ def _own_error(name: str, found: _Errors, a: float, b: float, finite: Tensor) ->
     worst = int(error.argmax())
     at, off, right = finite.nonzero()[worst].tolist(), _short(found.error[worst]), _short(found.oracle[worst])
     detail = f"largest error at {at}: {off} where {right} is right"
+
+    def gate(metric: str, of: Callable[[Tensor], float], factor: float, m: float) -> Gate:
+        bound = factor * max(of(own), found.least) + found.slack(m) * u
+        return _measured("G2", f"{name} {metric}", of(error), bound, detail)
+
     return [
-        _measured("G2", f"{name} rms", _rms(error), a * _rms(own) + found.slack(n**0.5) * u, detail),
-        _measured("G2", f"{name} mean", float(error.mean()), a * float(own.mean()) + found.slack(n) * u, detail),
-        _measured("G2", f"{name} max", float(error.max()), b * float(own.max()) + found.slack(1) * u, detail),
+        gate("rms", _rms, a, n**0.5),
+        gate("mean", lambda x: float(x.mean()), a, n),
+        gate("max", lambda x: float(x.max()), b, 1),
     ]
 
 
 def _worst_row(name: str, found: _Errors, b: float, own_rows: bool) -> Gate:
     error, own, power = (_by_row(found, t.square(), "mean") for t in (found.error, found.own, found.oracle))
     unit = _spacing(found.dtype, _by_row(found, found.oracle.abs(), "amax"))
-    if not own_rows or found.columns < _LONG:
+    if not own_rows or found.columns < ENOUGH:
         own, unit = own.max().expand_as(own), unit.max().expand_as(unit)
-    bound = b * own.sqrt() + found.slack(1) * unit
+    bound = b * own.sqrt().clamp(min=found.least) + found.slack(1) * unit
     worst = int((error.sqrt() / bound).argmax())
     tiny = torch.finfo(torch.float64).tiny
     ratio = float(error[worst] / power[worst].clamp(min=tiny))

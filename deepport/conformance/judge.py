@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from deepport.conformance import gates
-from deepport.conformance.contract import Contract, contract_of
+from deepport.conformance.contract import contract_of
 from deepport.conformance.guard import poison
-from deepport.conformance.oracle import Arguments, Truth, tensors, truth
+from deepport.conformance.oracle import Arguments, Truth, sensitivity, tensors, truth
 from deepport.conformance.result import Gate
 from deepport.op import Operator
 from deepport.spec import Tolerance
@@ -29,13 +29,13 @@ def judge(operator: Operator[..., Any], arguments: Arguments, got: list[Tensor],
         if any(g.status == "fail" for g in selected):
             return selected
         if given != arguments:
-            found = truth(operator, given)
-    judged = [g for i, t in enumerate(got) for g in _output(operator, contract, i, t, found, free.get(i))]
+            arguments, found = given, truth(operator, given)
+    judged = [g for i, t in enumerate(got) for g in _output(operator, arguments, i, t, found, free.get(i))]
     return selected + judged
 
 
 def _output(
-    operator: Operator[..., Any], contract: Contract, index: int, got: Tensor, found: Truth, free: Tensor | None
+    operator: Operator[..., Any], arguments: Arguments, index: int, got: Tensor, found: Truth, free: Tensor | None
 ) -> list[Gate]:
     name, oracle, yardstick = output_name(operator, index), found.oracle[index], found.yardstick[index]
     if not got.numel():
@@ -44,8 +44,16 @@ def _output(
         return gates.exact(name, got, oracle, free)
     if got.dtype.is_floating_point:
         forward = not operator.name.endswith("_backward")
-        return gates.numeric(name, got, oracle, yardstick, operator.tolerance, free, own_rows=forward)
-    return [] if contract.selection is not None else gates.exact(name, got, yardstick, free)
+        least = _least(operator, arguments, index, oracle, got)
+        return gates.numeric(name, got, oracle, yardstick, operator.tolerance, free, own_rows=forward, least=least)
+    return [] if contract_of(operator.name).selection is not None else gates.exact(name, got, yardstick, free)
+
+
+def _least(operator: Operator[..., Any], arguments: Arguments, index: int, oracle: Tensor, got: Tensor) -> float:
+    """What the yardstick's error counts as at least: something only where it cannot be measured."""
+    if got.numel() >= gates.ENOUGH or gates.order_of(operator.tolerance, got.dtype) == 1.0:
+        return 0.0
+    return sensitivity(operator, arguments, index, oracle)
 
 
 def output_name(operator: Operator[..., Any], index: int) -> str:

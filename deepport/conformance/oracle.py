@@ -21,6 +21,8 @@ from deepport.op import Operator
 
 Arguments = Mapping[str, Any]
 
+_DRAWS = 8
+
 
 @dataclass(frozen=True)
 class Truth:
@@ -40,6 +42,26 @@ def truth(operator: Operator[..., Any], arguments: Arguments) -> Truth:
     if operator.tolerance.exact:
         return Truth(yardstick, yardstick)
     return Truth(outputs(operator, operator.reference, widened(arguments)), yardstick)
+
+
+def sensitivity(operator: Operator[..., Any], arguments: Arguments, index: int, oracle: Tensor) -> float:
+    """How far an output moves (root mean square) when every float input moves by a rounding of float32.
+
+    Arithmetic in float32 is no surer than that. It stands in for the yardstick's error where there are too few numbers to
+    measure that by.
+    """
+    wide, generator = widened(arguments), torch.Generator().manual_seed(0)
+    moved = torch.stack([outputs(operator, operator.reference, _moved(wide, generator))[index] for _ in range(_DRAWS)])
+    found = (moved - oracle)[(moved.isfinite() & oracle.isfinite())]
+    return float(found.square().mean().sqrt()) if found.numel() else 0.0
+
+
+def _moved(wide: Arguments, generator: torch.Generator) -> dict[str, Any]:
+    def move(t: Tensor) -> Tensor:
+        rounding = torch.finfo(torch.float32).eps / 2
+        return t * (1 + rounding * torch.randn(t.shape, generator=generator, dtype=t.dtype))
+
+    return {n: tree_map_only(Tensor, lambda t: move(t) if t.dtype == torch.float64 else t, a) for n, a in wide.items()}
 
 
 def outputs(operator: Operator[..., Any], run: Any, arguments: Arguments) -> list[Tensor]:

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from deepport import ops
 from deepport.conformance import gates
 from deepport.conformance.mutants.dense import narrow_sum
+from deepport.conformance.oracle import sensitivity, truth
 from deepport.spec import ROUNDED_ONCE, Tolerance
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -72,7 +74,8 @@ def honest_sums(x: Tensor, w: Tensor, seed: int) -> Iterator[Tensor]:
     yield (x.double() * w.double()).sum(1).float()
 
 
-def sums(seed: int, rows: int, columns: int, terms: int, dtype: torch.dtype, sign: bool) -> tuple[Tensor, Tensor]:
+def sums(seed: int, rows: int, columns: int, terms: int, sign: bool) -> tuple[Tensor, Tensor]:
+    """Factors of the terms of `rows x columns` sums; without a sign nothing cancels."""
     x, w = normal(seed, rows * columns, terms), normal(seed + 1, rows * columns, terms)
     return (x, w) if sign else (x.abs(), w.abs())
 
@@ -84,13 +87,31 @@ def test_every_honest_sum_passes(dtype: torch.dtype) -> None:
     for rows, columns, terms in ((1, 4, 64), (2, 4, 256), (25, 40, 64), (10, 8, 500), (100, 1, 16)):
         for sign in (True, False) * 15:
             seed += 2
-            x, w = (t.to(dtype) for t in sums(seed, rows, columns, terms, dtype, sign))
+            x, w = (t.to(dtype) for t in sums(seed, rows, columns, terms, sign))
             oracle = (x.double() * w.double()).sum(1).view(rows, columns)
             yardstick = torch.bmm(x.float()[:, None], w.float()[:, :, None]).view(rows, columns).to(dtype)
             for total in honest_sums(x, w, seed):
                 kernels += 1
                 assert not failing(total.view(rows, columns).to(dtype), oracle, yardstick), (rows, columns, terms, seed)
     assert kernels == 1050
+
+
+@pytest.mark.parametrize("terms", [64, 256])
+def test_a_lone_sum_is_measured_by_what_rounding_does_to_it(terms: int) -> None:
+    """Where its terms cancel, the yardstick may be right by luck, and every other order of the sum be far off."""
+    alarms = {0.0: 0, 1.0: 0}
+    for seed in range(0, 300, 2):
+        x, w = (t.float() for t in sums(seed, 1, 1, terms, sign=True))
+        given = {"x": x, "w": w, "scale": None, "format": "plain"}
+        found = truth(ops.linear, given)
+        least = sensitivity(ops.linear, given, 0, found.oracle[0])
+        for total in honest_sums(x, w, seed):
+            for share in alarms:
+                judged = gates.numeric(
+                    "", total[None], found.oracle[0], found.yardstick[0], SUM, None, least=share * least
+                )
+                alarms[share] += any(g.status == "fail" for g in judged)
+    assert alarms[1.0] == 0 < alarms[0.0]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
