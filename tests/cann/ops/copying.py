@@ -1,0 +1,34 @@
+"""Copies, fills and casts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from cann.dispatch import aclnn
+
+
+@aclnn("aclnnInplaceCopy", "| T T")
+def copy(target: Tensor, source: Tensor) -> None:
+    target.copy_(source)
+
+
+@aclnn("aclnnCast", "T i | T")
+def cast(x: Tensor, dtype: int, out: Tensor) -> None:
+    out.copy_(x)
+
+
+@aclnn("aclnnInplaceFillScalar", "T S")
+def fill(target: Tensor, value: Any) -> None:
+    target.fill_(value)
+
+
+@aclnn("aclnnInplaceZero", "T")
+def zero(target: Tensor) -> None:
+    target.zero_()
+
+
+@aclnn("aclnnInplaceOne", "T")
+def one(target: Tensor) -> None:
+    target.fill_(1)

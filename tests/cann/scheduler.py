@@ -1,0 +1,144 @@
+"""When work on a stream happens: at once, or as late as CANN may do it.
+
+A device promises only that a stream's work happens in order, and before whoever synchronises with it goes on. The lazy
+scheduler keeps exactly that promise and no other: nothing runs until somebody waits for it. A program that reads a result
+too early, or reuses memory on another stream without waiting, then sees 0xCD or old bytes every time, not now and then.
+"""
+
+from __future__ import annotations
+
+import ctypes as C
+import threading
+from collections import defaultdict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Protocol
+
+Work = Callable[[], int]
+"""Does something and returns 0 or an error code."""
+
+NOW = 1
+"""The answer to a copy, a fill or a launch that native code shall do itself."""
+
+
+class Event(IntEnum):
+    """As in native/simulator.h."""
+
+    ALLOCATE, COPY, FILL, RECORD, WAIT, FINISH, FINISH_EVENT, FINISH_ALL, PENDING, HAPPENED, LAUNCH = range(1, 12)
+
+
+class Scheduler(Protocol):
+    def submit(self, stream: int, name: str, work: Work) -> int:
+        """An operator's work on a stream; 0, or the error code of a call that already failed."""
+
+    def event(self, event: Event, a: int, b: int, c: int, d: int) -> int: ...
+
+
+class Eager:
+    """Everything happens at once. An error of running work arrives at the next synchronisation, as on a device."""
+
+    def __init__(self) -> None:
+        self._error = 0
+
+    def submit(self, stream: int, name: str, work: Work) -> int:
+        self._error = self._error or work()
+        return 0
+
+    def event(self, event: Event, a: int, b: int, c: int, d: int) -> int:
+        if event in (Event.FINISH, Event.FINISH_EVENT, Event.FINISH_ALL):
+            error, self._error = self._error, 0
+            return error
+        if event in (Event.COPY, Event.FILL, Event.LAUNCH, Event.HAPPENED):
+            return NOW
+        return 0
+
+
+@dataclass
+class _Recorded:
+    """How often an event was recorded, on which stream last, and how many of those have happened."""
+
+    stream: int
+    times: int = 0
+    happened: int = 0
+
+
+@dataclass
+class Lazy:
+    """Nothing runs until something waits for it."""
+
+    _streams: dict[int, deque[Work]] = field(default_factory=lambda: defaultdict(deque))
+    _events: dict[int, _Recorded] = field(default_factory=dict)
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+    _error: int = 0
+
+    def submit(self, stream: int, name: str, work: Work) -> int:
+        with self._lock:
+            self._streams[stream].append(work)
+        return 0
+
+    def event(self, event: Event, a: int, b: int, c: int, d: int) -> int:
+        with self._lock:
+            return self._event(event, a, b, c, d)
+
+    def _event(self, event: Event, a: int, b: int, c: int, d: int) -> int:
+        match event:
+            case Event.COPY if d == 0:  # without a stream: now
+                return NOW
+            case Event.COPY:
+                self._streams[d].append(lambda: _done(C.memmove, a, b, c))
+            case Event.FILL:
+                self._streams[d].append(lambda: _done(C.memset, a, b, c))
+            case Event.LAUNCH:
+                self._streams[c].append(lambda: _done(C.CFUNCTYPE(None, C.c_void_p)(a), b))
+            case Event.RECORD:
+                self._record(a, b)
+            case Event.WAIT if b in self._events:
+                wanted = self._events[b].times
+                self._streams[a].append(lambda: self._until(b, wanted))
+            case Event.FINISH:
+                return self._finished(lambda: self._drain(a))
+            case Event.FINISH_EVENT if a in self._events:
+                return self._finished(lambda: self._until(a, self._events[a].times))
+            case Event.FINISH_ALL:
+                return self._finished(self._drain_all)
+            case Event.PENDING:
+                return int(bool(self._streams[a]))
+            case Event.HAPPENED:
+                return int(a not in self._events or self._events[a].happened >= self._events[a].times)
+        return 0
+
+    def _record(self, event: int, stream: int) -> None:
+        recorded = self._events.setdefault(event, _Recorded(stream))
+        recorded.stream, recorded.times = stream, recorded.times + 1
+        time = recorded.times
+
+        def happens() -> int:
+            recorded.happened = max(recorded.happened, time)
+            return 0
+
+        self._streams[stream].append(happens)
+
+    def _until(self, event: int, time: int) -> int:
+        recorded = self._events[event]
+        self._drain(recorded.stream, lambda: recorded.happened >= time)
+        return 0
+
+    def _drain(self, stream: int, enough: Callable[[], bool] = lambda: False) -> None:
+        waiting = self._streams[stream]
+        while waiting and not enough():
+            self._error = waiting.popleft()() or self._error
+
+    def _drain_all(self) -> None:
+        for stream in list(self._streams):
+            self._drain(stream)
+
+    def _finished(self, work: Callable[[], object]) -> int:
+        work()
+        error, self._error = self._error, 0
+        return error
+
+
+def _done(function: Callable[..., object], *arguments: int) -> int:
+    function(*arguments)
+    return 0
