@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,10 @@ from deepport.conformance.result import (
 
 MODEL = "model"
 """What stands for an operator where a case is a whole model."""
+
+
+_HANGS = 3
+"""Cases that an implementation may hang on before the run stops waiting for it."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,7 @@ class Crew:
         for task in tasks:
             self._tasks.put(task)
         self._items: queue.SimpleQueue[Item | BaseException | None] = queue.SimpleQueue()
+        self._hung: Counter[tuple[str, str]] = Counter()
 
     def items(self) -> Iterator[Item]:
         """What is found, as it comes; ends when every task is done."""
@@ -160,7 +166,11 @@ class Crew:
     def _answer(self, slot: Slot, asked: wire.Message, subject: Subject, facts: dict[str, Any]) -> Result:
         """The device performs, the judge judges."""
         told = {**asked, "implementation": subject.implementation, "serving": subject.serving}
-        answers = Answers(facts)
+        answers, who = Answers(facts), (subject.operator, subject.implementation)
+        if self._hung[who] >= _HANGS:
+            return unanswered(
+                subject, "not_run", f"{subject.implementation} gave no answer to {_HANGS} cases before", answers
+            )
         try:
             done, frames = _ask(slot.device, {"do": "perform", **told})
             facts = facts | done["facts"]
@@ -173,6 +183,7 @@ class Crew:
                 yardstick = Yardstick.model_validate(judged["yardstick"])
                 answers = Answers(facts, _gates(done) + _gates(judged), judged["nulls"], yardstick)
         except _NoAnswer as why:
+            self._hung[who] += why.status == "timeout"
             by_kernel = subject.implementation != REFERENCE
             # A kernel that said YES and then cannot is broken; a device without an operation of plain torch lacks it.
             status = "error" if by_kernel and why.status == "unsupported" else why.status

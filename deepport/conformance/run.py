@@ -113,7 +113,9 @@ def tasks_of(request: Request) -> list[Task]:
 
 
 def _mutant_tasks(request: Request, chosen: list[Operator[..., Any]]) -> Iterator[Task]:
+    """Mutants meet at least the cases of inference: bring-up asks whether anything works, and not how exactly."""
     from deepport.conformance import power
 
+    profile: Profile = "inference" if request.profile == "bring-up" else request.profile
     for mutant in power.mutants_for(tuple(o.name for o in chosen)):
-        yield MutantTask(mutant.operator, mutant.name, mutant.fault, request.profile)
+        yield MutantTask(mutant.operator, mutant.name, mutant.fault, profile)

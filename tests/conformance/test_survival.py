@@ -163,6 +163,17 @@ def sleeps(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tensor
 """
 """Hangs in the last four of twenty cases."""
 
+
+def test_a_kernel_that_keeps_hanging_is_given_up(tmp_path: Path) -> None:
+    with installed(tmp_path, sleepy=backend_source("sleepy", SLEEPER)):
+        request = Request(backend="sleepy", operators=("rms_norm",), profile="bring-up", seconds=5.0)
+        report = run(request, Nobody(), Journal(None))
+    hung = [r for r in report.results if r.case.label.startswith("shape=16x128")]
+    assert sorted(r.status for r in hung) == ["not_run", "timeout", "timeout", "timeout"]
+    assert {r.reason for r in hung if r.status == "not_run"} == {"sleepy/sleeps gave no answer to 3 cases before"}
+    assert {r.status for r in report.results if r not in hung} == {"pass"}
+
+
 QUICK = SLEEPER.replace("time.sleep(1e6)", "pass")
 
 MARK = "DEEPPORT_TEST_MARK"
