@@ -58,6 +58,8 @@ def build(folder: Path, out: Path) -> None:
     _write(out / "operators.inc", (f"OPERATOR({i}, {n})" for i, n in enumerate(operators(libraries))))
     written = _defined_in_sources()
     _write(out / "refused.inc", (f"REFUSED({s})" for s in linked(libraries) if s not in written))
+    for folder_of_toolkit in ("runtime", "compiler", "opp"):  # torch_npu looks whether they are there
+        (out / folder_of_toolkit).mkdir(exist_ok=True)
     for name, sources in LIBRARIES.items():
         _compile(name, sources, out)
 

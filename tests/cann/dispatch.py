@@ -105,8 +105,10 @@ class Dispatcher:
         """aclnnX: run now or later, as the scheduler has it."""
         operator, values = self._prepared.pop(executor)
         self.calls[operator.name] += 1
-        late = self._plan.late(operator.name)
-        return self._scheduler.submit(stream, operator.name, lambda: _run(operator, values, late))
+        if code := self._plan.late(operator.name):
+            text = f"{operator.name}: the fault plan has it fail while it runs"
+            return self._scheduler.fail(stream, lambda: _error(code, text))
+        return self._scheduler.submit(stream, lambda: _run(operator, values))
 
     def event(self, event: int, a: int, b: int, c: int, d: int) -> int:
         """What streams, events and memory do (native/simulator.h lists it)."""
@@ -125,10 +127,8 @@ class Dispatcher:
 KINDS = ("host to host", "host to device", "device to host", "device to device", "default")
 
 
-def _run(operator: Operator, values: list[Any], late: int) -> int:
+def _run(operator: Operator, values: list[Any]) -> int:
     """The operator's own code, out of reach of the modes that the caller's thread is in; 0 or an error code."""
-    if late:
-        return _error(late, f"{operator.name}: the fault plan has it fail while it runs")
     try:
         with torch.inference_mode(), torch._C.DisableTorchFunction():
             operator.run(*values)

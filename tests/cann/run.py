@@ -37,6 +37,7 @@ def environment(options: argparse.Namespace, base: Mapping[str, str] = os.enviro
         "TORCH_NPU_FALLBACK_CPU_DISABLE": "1",  # the vendor's own switch: an operator that it lacks is an error
         "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
         "ASCEND_HOME_PATH": str(libraries),
+        "ASCEND_OPP_PATH": str(libraries / "opp"),
         "LD_LIBRARY_PATH": _path(base, "LD_LIBRARY_PATH", libraries, vendor / "torch_npu" / "lib"),
         "PYTHONPATH": _path(base, "PYTHONPATH", tests, vendor),
     }

@@ -29,29 +29,39 @@ class Event(IntEnum):
 
 
 class Scheduler(Protocol):
-    def submit(self, stream: int, name: str, work: Work) -> int:
-        """An operator's work on a stream; 0, or the error code of a call that already failed."""
+    def submit(self, stream: int, work: Work) -> int:
+        """An operator's work on a stream; 0, or the error code of work that is done already."""
+
+    def fail(self, stream: int, work: Work) -> int:
+        """Work that is going to fail, which only a later synchronisation may say."""
 
     def event(self, event: Event, a: int, b: int, c: int, d: int) -> int: ...
 
 
 class Eager:
-    """Everything happens at once. An error of running work arrives at the next synchronisation, as on a device."""
+    """Everything happens at once."""
 
     def __init__(self) -> None:
-        self._error = 0
+        self._failing: Work = _nothing
 
-    def submit(self, stream: int, name: str, work: Work) -> int:
-        self._error = self._error or work()
+    def submit(self, stream: int, work: Work) -> int:
+        return work()
+
+    def fail(self, stream: int, work: Work) -> int:
+        self._failing = work
         return 0
 
     def event(self, event: Event, a: int, b: int, c: int, d: int) -> int:
         if event in (Event.FINISH, Event.FINISH_EVENT, Event.FINISH_ALL):
-            error, self._error = self._error, 0
-            return error
+            failing, self._failing = self._failing, _nothing
+            return failing()
         if event in (Event.COPY, Event.FILL, Event.LAUNCH, Event.HAPPENED):
             return NOW
         return 0
+
+
+def _nothing() -> int:
+    return 0
 
 
 @dataclass
@@ -72,10 +82,12 @@ class Lazy:
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _error: int = 0
 
-    def submit(self, stream: int, name: str, work: Work) -> int:
+    def submit(self, stream: int, work: Work) -> int:
         with self._lock:
             self._streams[stream].append(work)
         return 0
+
+    fail = submit
 
     def event(self, event: Event, a: int, b: int, c: int, d: int) -> int:
         with self._lock:

@@ -41,7 +41,7 @@ DTYPES = {
     17: torch.complex128, 27: torch.bfloat16, 34: torch.uint8, 35: torch.float8_e5m2, 36: torch.float8_e4m3fn,
     37: torch.float8_e8m0fnu, 40: torch.uint8, 41: torch.uint8,
 }  # fmt: skip
-"""aclDataType. Types that torch has no name for come as bytes: 34 hifloat8, 40 and 41 float4; `tensor.acl.type` has the number."""
+"""aclDataType. What torch has no name for comes as bytes (34 hifloat8; 40, 41 float4): `tensor.acl.type` has the number."""
 
 opapi = C.CDLL("libopapi.so")
 opapi.deepport_cann_kind.argtypes = [C.c_void_p]
