@@ -149,17 +149,25 @@ def _scale(amax: Tensor, largest: float, dtype: torch.dtype) -> Tensor:
         ratio = torch.where(amax > 0, amax / largest, 1.0).to(torch.float32)
         return ratio.clamp(min=torch.finfo(torch.float32).tiny)  # a scale of 0 would make NaN of the block's zeros
     # amax = m 2^e and largest = n 2^f: the least power of two is 2^(e - f), or twice that. Exact, as a quotient is not.
-    mantissa, exponent = torch.frexp(amax)
+    mantissa, exponent = _frexp(amax)
     bound, shift = math.frexp(largest)
     least = (exponent - shift + (mantissa > bound).int()).clamp(-127, 127)
     return torch.exp2(torch.where(amax > 0, least, 0).to(torch.float32)).to(torch.float8_e8m0fnu)
+
+
+def _frexp(x: Tensor) -> tuple[Tensor, Tensor]:
+    """torch.frexp of |x|, from its bits: not every device has it. Denormals get an exponent below all others."""
+    whole, width, top = (torch.int64, 52, 0x7FF) if x.dtype == torch.float64 else (torch.int32, 23, 0xFF)
+    bits, half = x.view(whole), top // 2 - 1  # the exponent's field in [1/2, 1)
+    mantissa = ((bits & (2**width - 1)) | (half << width)).view(x.dtype)
+    return mantissa, ((bits >> width) & top) - half
 
 
 def _to_float8(x: Tensor, dtype: torch.dtype) -> Tensor:
     """x rounded once: torch's cast from float64 rounds to float32 first, which can make a tie of what was none."""
     if x.dtype == torch.float64:
         finest = -9 if dtype == torch.float8_e4m3fn else -10  # the exponent of the least value above 0
-        step = torch.exp2(torch.frexp(x).exponent.sub(4).clamp(min=finest).double())
+        step = torch.exp2(_frexp(x)[1].sub(4).clamp(min=finest).double())
         x = (x / step).round() * step
     return x.to(dtype)
 

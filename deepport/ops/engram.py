@@ -217,7 +217,7 @@ def _sign(d: Tensor, zero: str) -> Tensor:
     if zero == "half":
         return d.sign()
     if zero == "copysign":
-        return torch.ones_like(d).copysign(d)
+        return torch.where(torch.signbit(d), -1.0, 1.0)
     if zero == "positive":
         return torch.where(d < 0, -1.0, 1.0)
     raise ValueError(f"engram_gate: no convention for zero is called {zero!r}; there are: half, copysign, positive")
