@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -56,13 +57,18 @@ def interruptible() -> Iterator[None]:
 def test_ctrl_c_ends_with_what_came_so_far_and_a_whole_terminal(checkpoint: Path) -> None:
     master, slave = pty.openpty()
     arguments = ("--model", checkpoint, "--prompt", "the words", "--max-new-tokens", 200_000)
-    with start(*arguments, stdin=slave, stdout=subprocess.PIPE, stderr=slave) as process:
+    # A terminal reads all along: one that nobody reads is full after a few redraws of a slow machine's progress bar.
+    with (
+        ThreadPoolExecutor(1) as terminal,
+        start(*arguments, stdin=slave, stdout=subprocess.PIPE, stderr=slave) as process,
+    ):
         os.close(slave)
+        reading = terminal.submit(drained, master)
         assert process.stdout is not None
         assert process.stdout.read(1)
         process.send_signal(signal.SIGINT)
         rest = process.stdout.read()
-        shown = drained(master)
+        shown = reading.result()
     assert process.returncode == 130
     assert rest.endswith(b"\n")
     assert "Traceback" not in shown
