@@ -64,7 +64,7 @@ class Watch:
 
     def _table(self) -> Table:
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-        for name in ("operator", "pass", "not", "by kernels", "by references"):
+        for name in ("operator", "passed", "not passed", "by kernels", "by references"):
             table.add_column(name, justify="left" if name == "operator" else "right")
         latest = list(reversed(self._tallies.items()))
         chosen = sorted(latest, key=lambda pair: _wrong(pair[1]) == 0)[:_ROWS]
