@@ -46,6 +46,14 @@ int cuDeviceGetAttribute(int *v, int attribute, int handle) {
 int cuGetErrorString(int code, const char **text) { *text = code == 100 ? "no CUDA-capable device" : 0; return 0; }
 const char *aclrtGetSocName(void) { return getenv("SIMULATED_SOC"); }
 """
+SIMULATOR = (
+    LIBRARY
+    + r"""
+const char *deepport_cann_simulator = "a simulator 1";
+int aclrtGetDeviceCount(unsigned *n) { *n = number("SIMULATED_COUNT", 2); return 0; }
+int aclsysGetVersionStr(const char *package, char *version) { strcpy(version, "9.2.0"); return 0; }
+"""
+)
 
 CUDA = TorchBuild("2.13.0+cu130", "13.0", "", Path())
 HIP = TorchBuild("2.13.0+rocm7.2", "", "7.2.1", Path())
@@ -56,16 +64,20 @@ def absent(name: str) -> Any:
     raise OSError(f"{name}: cannot open shared object file: No such file or directory")
 
 
-@pytest.fixture(scope="module")
-def simulated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
-    """A loader that finds the simulated library under every name."""
+def loader(folder: Path, source: str) -> Callable[[str], Any]:
+    """A loader that finds a library made of this source under every name."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         pytest.skip("no C compiler to build the simulated driver with")
-    folder = tmp_path_factory.mktemp("driver")
-    (folder / "driver.c").write_text(LIBRARY)
+    (folder / "driver.c").write_text(source)
     subprocess.run([compiler, "-shared", "-fPIC", "-w", "-o", folder / "driver.so", folder / "driver.c"], check=True)
     return lambda name: ctypes.CDLL(str(folder / "driver.so"))
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """A loader that finds the simulated library under every name."""
+    return loader(tmp_path_factory.mktemp("driver"), LIBRARY)
 
 
 # CUDA
@@ -312,6 +324,25 @@ def test_simulated_npu_lists_its_devices(
     assert probe.reason == ""
     assert probe.versions == {"torch": "2.13.0+cpu", "torch_npu": "2.13.0", "cann": "8.5.0", "driver": "25.5.0"}
     assert probe.devices == (Device(name, architecture, 0, formats),) * 2
+    assert probe.simulator == ""  # this library stands for CANN's own
+
+
+@pytest.mark.parametrize("dev", ["dev", "empty"])  # device files have no say: the simulator has no driver
+def test_a_simulator_of_cann_is_seen_and_said(
+    tmp_path: Path, ascend: Path, monkeypatch: pytest.MonkeyPatch, dev: str
+) -> None:
+    monkeypatch.setenv("SIMULATED_SOC", "Ascend910B2")
+    monkeypatch.setenv("SIMULATED_COUNT", "3")
+    probe = npu(ascend, loader(tmp_path, SIMULATOR), dev=dev).probe()
+    assert probe.reason == "" and probe.simulator == "a simulator 1"
+    assert probe.versions["cann"] == "9.2.0"  # its own, not that of the CANN which happens to be installed
+    assert probe.devices == (Device("Ascend910B2, simulated", "A2", 0, ("float32", "bfloat16", "int8")),) * 3
+
+
+def test_a_simulator_without_devices_has_none(tmp_path: Path, ascend: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIMULATED_COUNT", "0")
+    probe = npu(ascend, loader(tmp_path, SIMULATOR)).probe()
+    assert probe.devices == () and probe.reason.startswith("no Ascend device")
 
 
 def test_simulated_npu_absent(simulated: Callable[[str], Any], ascend: Path) -> None:

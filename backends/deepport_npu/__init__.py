@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepport.backend import Probe, Runtime
 from deepport.errors import BackendUnavailable
+from deepport.gap import Gap
 from deepport.probing import Cause, TorchBuild, package_version, printable, reason, torch_build
 from deepport_npu import cann
 
@@ -37,12 +38,17 @@ class NpuBackend:
     name = "npu"
     device_type = "npu"
     simulates = ""
+    gaps = (
+        Gap("*", "never", "torch_npu has no float8_e4m3fnuz, AMD's FP8", expires="2027-12-31", case="*fp8_e4m3fnuz*"),
+    )
 
     def probe(self) -> Probe:
         versions = self._versions()
         library, causes = self._toolkit()
         causes = [*_adapter(versions.get("torch_npu", ""), versions.get("torch", "")), *causes]
         count = cann.device_count(self.dev)
+        if simulator := cann.simulator(library):  # it has no driver, and so no device files
+            count, versions["cann"] = cann.simulated(library)
         if not count:
             causes.append(
                 Cause(
@@ -52,7 +58,7 @@ class NpuBackend:
             )
         if causes:
             return Probe(versions=versions, reason=reason(causes))
-        return Probe((cann.device(cann.soc(library)),) * count, versions)
+        return Probe((cann.device(cann.soc(library), simulator),) * count, versions, simulator=simulator)
 
     def _versions(self) -> dict[str, str]:
         build = self.build()

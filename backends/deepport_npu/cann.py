@@ -60,10 +60,28 @@ def soc(library: Any) -> str:
     return printable((ask() or b"").decode(errors="replace"))
 
 
-def device(name: str) -> Device:
-    """A chip by its name. Its memory is known only once it is started."""
+def device(name: str, simulator: str = "") -> Device:
+    """A chip by its name, which says so where a simulator stands in for it. Its memory is known only once it is started."""
     architecture = next((a for prefix, a in _ARCHITECTURES if name.startswith(prefix)), "")
-    return Device(name or "Ascend NPU", architecture, 0, _FORMATS.get(architecture, ("float32",)))
+    shown = (name or "Ascend NPU") + (", simulated" if simulator else "")
+    return Device(shown, architecture, 0, _FORMATS.get(architecture, ("float32",)))
+
+
+def simulator(library: Any) -> str:
+    """What a simulator of CANN calls itself, in the symbol `deepport_cann_simulator`; "" for CANN's own library."""
+    try:
+        name = ctypes.c_char_p.in_dll(library, "deepport_cann_simulator").value if library else b""
+    except ValueError:  # no such symbol
+        return ""
+    return printable((name or b"").decode(errors="replace"))
+
+
+def simulated(library: Any) -> tuple[int, str]:
+    """How many devices a simulator has, and which version of CANN it is."""
+    count, version = ctypes.c_uint32(), ctypes.create_string_buffer(128)
+    library.aclrtGetDeviceCount(ctypes.byref(count))
+    library.aclsysGetVersionStr(b"runtime", version)
+    return min(count.value, _MOST_DEVICES), version.value.decode(errors="replace")
 
 
 _ARCHITECTURES = (("Ascend910B", "A2"), ("Ascend910_93", "A3"), ("Ascend910_95", "A5"), ("Ascend950", "A5"))
