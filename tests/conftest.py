@@ -17,6 +17,12 @@ os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 Distribution = Callable[..., Path]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def records(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests neither read nor write the machine's own conformance records."""
+    os.environ["XDG_DATA_HOME"] = str(tmp_path_factory.mktemp("data"))
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with random weights and every kind of layer, and a tokenizer of bytes and some words."""

@@ -207,7 +207,12 @@ def test_a_plugin_serves_where_it_is_named(command: Deepport, checkpoint: Path, 
     found = json.loads(ended.out)
     assert (found["device"]["name"], found["versions"]["acme"]) == ("Acme One", "7")
     assert "swiglu" not in found["references"]
-    assert ended.err.splitlines()[-1] == "served by    references 13 of 14 operators, acme/fused 1"
+    *_, served, conformance = ended.err.splitlines()
+    assert served == "served by    references 13 of 14 operators, acme/fused 1"
+    assert conformance == (
+        "conformance  no record here that swiglu:acme/fused compute what they should; deepport conform --device acme makes one"
+    )
+    assert found["unproven_kernels"] == ["swiglu:acme/fused"]
     assert json.loads(command("run", *arguments).out)["device"]["backend"] != "acme"
 
 
