@@ -185,7 +185,7 @@ class Power:
     """What shows that the suite could have failed.
 
     Attributes:
-        by_gate: mutants killed, by the gate that saw them first; `crash` where the process ended or the call raised.
+        by_gate: mutants killed, by the gate that saw them first; `raised` where the call raised, `crash` where its process ended.
         nulls: null kernels by name, each with its fates.
         ran: of each kernel, as (operator, backend/kernel), the cases that it answered.
         watched: how often the spy saw production call what the result names (`pass`), and how often something else (`fail`).
@@ -218,7 +218,7 @@ def power(report: Report) -> Power:
 
 def _gate(by: str) -> str:
     found = re.match(r"G[0-6]\b", by)
-    return found[0] if found else "crash"
+    return found[0] if found else "raised" if "it raised" in by else "crash"
 
 
 def refusals(report: Report) -> list[tuple[int, str, tuple[str, ...]]]:
