@@ -1,9 +1,9 @@
-"""The Ascend NPU backend, through torch_npu and CANN. No kernels yet: references serve, on the NPU."""
+"""The Ascend NPU backend, through torch_npu and CANN: kernels on the vendor's fused operators (`kernels/`)."""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -93,7 +93,14 @@ class NpuBackend:
         return TorchRuntime("npu")
 
     def kernels(self) -> Sequence[Kernel]:
-        return ()
+        probe = self.probe()
+        return self.kernels_for(probe.devices[0].architecture if probe.devices else "", probe.versions)
+
+    def kernels_for(self, family: str, versions: Mapping[str, str]) -> Sequence[Kernel]:
+        """The kernels for a generation of chip ("A2", "A3", "A5") that need not be there, with these torch_npu and cann."""
+        from deepport_npu.kernels import kernels_for
+
+        return kernels_for(family, versions)
 
 
 def _adapter(torch_npu: str, torch: str) -> list[Cause]:
