@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepport.command.request import Place
-from deepport.command.terminal import INTERRUPTED
+from deepport.command.terminal import INTERRUPTED, reader_may_leave
 from deepport.command.watch import watching
 from deepport.conformance import store
 from deepport.conformance.journal import Journal
@@ -54,8 +54,8 @@ def conform(asked: Asked, paths: Mapping[Form, Path | None]) -> int:
     request, journal = asked.request(), Journal(_journal(asked.place, paths.get("json")))
     with watching() as listener:
         report = run(request, listener, journal)
-    terminal.render(report, sys.stdout)
-    sys.stdout.flush()
+    with reader_may_leave():
+        terminal.render(report, sys.stdout)
     # Only now, so that a full disk costs no verdict; and the journal stays until everything is written.
     write(report, paths)
     if report.complete and not asked.operators:

@@ -12,7 +12,7 @@ import typer
 
 from deepport.command import options
 from deepport.command.render import show
-from deepport.command.terminal import EXIT_CODES, failures
+from deepport.command.terminal import EXIT_CODES, failures, reader_may_leave
 
 if TYPE_CHECKING:
     from deepport.report.diff import Difference
@@ -77,7 +77,8 @@ def show_report(
         from deepport.report import files, outputs, terminal
 
         report = files.read(file)
-        terminal.render(report, sys.stdout)
+        with reader_may_leave():
+            terminal.render(report, sys.stdout)
         outputs.write(report, {"html": html, "junit": junit, "markdown": markdown})
 
 

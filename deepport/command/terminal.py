@@ -47,8 +47,7 @@ def failures(traceback: bool) -> Iterator[None]:
     except (typer.Exit, TyperException):
         raise
     except BrokenPipeError:  # `| head`: the reader has what it wanted
-        # Python flushes stdout once more as it ends, and would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence()
         raise typer.Exit(0) from None
     except (Exception, KeyboardInterrupt) as error:
         if traceback:
@@ -56,6 +55,21 @@ def failures(traceback: bool) -> Iterator[None]:
         code, text = _described(error)
         _say(text)
         raise typer.Exit(code) from None
+
+
+@contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """Writing to stdout inside ends where its reader has gone (`| head`); what comes after it, files say, goes on."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _silence()
+
+
+def _silence() -> None:
+    # Python flushes stdout once more as it ends, and would complain.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _described(error: BaseException) -> tuple[int, str]:

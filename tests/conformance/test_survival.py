@@ -295,6 +295,15 @@ def test_a_disk_that_fills_up_costs_the_files_and_not_the_verdict(site: Path, tm
     assert kept.results and {r.status for r in kept.results} == {"pass"}
 
 
+def test_a_reader_that_leaves_costs_neither_the_files_nor_the_exit_code(site: Path, tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    with begun(site, "quick", "--json", path) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait(timeout=120) == 0
+    assert read(path).complete and not path.with_name("report.json.journal").exists()
+
+
 @pytest.mark.parametrize(
     ("backend", "code", "line"),
     [
