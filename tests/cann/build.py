@@ -30,6 +30,7 @@ LIBRARIES = {
     "graph": [],
     "acl_tdt_channel": [],
     "atb": [],
+    "unlock": ["unlock.cpp"],
 }
 """Each library and its sources; those without are there to be found, since torch_npu names them."""
 

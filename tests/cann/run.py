@@ -41,6 +41,8 @@ def environment(options: argparse.Namespace, base: Mapping[str, str] = os.enviro
         "LD_LIBRARY_PATH": _path(base, "LD_LIBRARY_PATH", libraries, vendor / "torch_npu" / "lib"),
         "PYTHONPATH": _path(base, "PYTHONPATH", tests, vendor),
     }
+    if options.task_queue:
+        settings["LD_PRELOAD"] = _path(base, "LD_PRELOAD", libraries / "libunlock.so")
     return {**base, **settings}
 
 
