@@ -124,6 +124,8 @@ class Backend(Protocol):
         device_type: the torch device type of the tensors it serves.
         simulates: the name of the backend it stands in for, or "". A simulation is chosen by name only.
         gaps: optional, () by default: what it knows that it cannot do (`deepport.gap.Gap`), for the conformance suite.
+        diagnose: optional, `() -> Iterable[deepport.finding.Finding]`: what `deepport doctor` should look at beside the probe,
+            without importing torch; by default what the probe says of versions.
     """
 
     name: str

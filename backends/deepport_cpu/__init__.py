@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from deepport.backend import Device, Probe, Runtime
 
 if TYPE_CHECKING:
+    from deepport.finding import Finding
     from deepport.kernel import Kernel
 
 
@@ -24,6 +25,11 @@ class CpuBackend:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         formats = ("float32", "bfloat16", "fp8_e4m3", "fp8_e4m3fnuz", "mxfp4", "int8")
         return Probe((Device(_model(), platform.machine(), memory, formats),), {"torch": version("torch")})
+
+    def diagnose(self) -> Iterator[Finding]:
+        from deepport_cpu.diagnose import diagnose
+
+        return diagnose()
 
     def start(self) -> Runtime:
         from deepport.runtime import HostRuntime

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from deepport.probing import Cause, TorchBuild, reason, torch_build
 from deepport_cuda import driver
 
 if TYPE_CHECKING:
+    from deepport.finding import Finding
     from deepport.kernel import Kernel
 
 
@@ -29,20 +30,28 @@ class CudaBackend:
     def probe(self) -> Probe:
         build = self.build()
         versions = {"torch": build.version} if build else {}
-        causes = _wrong_build(build)
-        try:
-            found = driver.query(self.load)
-        except OSError:
-            causes.append(
-                Cause("no NVIDIA driver: libcuda.so.1 cannot be loaded", "install the driver of your NVIDIA GPU")
-            )
-            return Probe(versions=versions, reason=reason(causes))
-        except driver.DriverError as error:
-            causes.append(Cause(f"the NVIDIA driver finds no usable GPU: {error}", _CHECK))
+        found, refusal = self.ask()
+        causes = [*wrong_build(build), *refusal]
+        if found is None:
             return Probe(versions=versions, reason=reason(causes))
         versions["driver"] = "CUDA {}.{}".format(*found.cuda)
-        causes += _unusable(build, found)
+        causes += unusable(build, found)
         return Probe(versions=versions, reason=reason(causes)) if causes else Probe(found.devices, versions)
+
+    def ask(self) -> tuple[driver.Driver | None, list[Cause]]:
+        """What the driver says, or why it says nothing."""
+        try:
+            return driver.query(self.load), []
+        except OSError:
+            what = "no NVIDIA driver: libcuda.so.1 cannot be loaded"
+            return None, [Cause(what, "install the driver of your NVIDIA GPU")]
+        except driver.DriverError as error:
+            return None, [Cause(f"the NVIDIA driver finds no usable GPU: {error}", _CHECK)]
+
+    def diagnose(self) -> Iterator[Finding]:
+        from deepport_cuda.diagnose import diagnose
+
+        return diagnose(self)
 
     def start(self) -> Runtime:
         from deepport.runtime import TorchRuntime
@@ -56,7 +65,7 @@ class CudaBackend:
 _CHECK = "check CUDA_VISIBLE_DEVICES and `nvidia-smi`"
 
 
-def _wrong_build(build: TorchBuild | None) -> list[Cause]:
+def wrong_build(build: TorchBuild | None) -> list[Cause]:
     if build is None:
         return [Cause("torch is not installed", "install a CUDA build of torch")]
     remedy = f"install a CUDA build of torch {build.release}"
@@ -65,7 +74,7 @@ def _wrong_build(build: TorchBuild | None) -> list[Cause]:
     return [] if build.cuda else [Cause(f"this torch ({build.version}) is built without CUDA", remedy)]
 
 
-def _unusable(build: TorchBuild | None, found: driver.Driver) -> list[Cause]:
+def unusable(build: TorchBuild | None, found: driver.Driver) -> list[Cause]:
     """A driver that is there, but without devices, or too old for this torch."""
     if not found.devices:
         return [Cause("the NVIDIA driver finds no GPU", _CHECK)]

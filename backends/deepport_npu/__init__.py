@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +16,7 @@ from deepport.probing import Cause, TorchBuild, package_version, printable, reas
 from deepport_npu import cann
 
 if TYPE_CHECKING:
+    from deepport.finding import Finding
     from deepport.kernel import Kernel
 
 
@@ -44,8 +45,8 @@ class NpuBackend:
 
     def probe(self) -> Probe:
         versions = self._versions()
-        library, causes = self._toolkit()
-        causes = [*_adapter(versions.get("torch_npu", ""), versions.get("torch", "")), *causes]
+        library, causes = self.toolkit()
+        causes = [*adapter(versions.get("torch_npu", ""), versions.get("torch", "")), *causes]
         count = cann.device_count(self.dev)
         if simulator := cann.simulator(library):  # it has no driver, and so no device files
             count, versions["cann"] = cann.simulated(library)
@@ -70,7 +71,7 @@ class NpuBackend:
         }
         return {name: version for name, version in found.items() if version}
 
-    def _toolkit(self) -> tuple[Any, list[Cause]]:
+    def toolkit(self) -> tuple[Any, list[Cause]]:
         """CANN's library, or why it cannot be loaded."""
         try:
             return cann.runtime(self.load), []
@@ -80,6 +81,11 @@ class NpuBackend:
                 return None, [Cause(what, f"run `source {folder}/set_env.sh` first")]
             what = "CANN is not installed: libascendcl.so cannot be loaded"
             return None, [Cause(what, "install the CANN toolkit from hiascend.com and run `source set_env.sh`")]
+
+    def diagnose(self) -> Iterator[Finding]:
+        from deepport_npu.diagnose import diagnose
+
+        return diagnose(self)
 
     def start(self) -> Runtime:
         # torch_npu registers the device type when it is imported; entry points switch off torch's own autoload of it,
@@ -103,7 +109,7 @@ class NpuBackend:
         return kernels_for(family, versions)
 
 
-def _adapter(torch_npu: str, torch: str) -> list[Cause]:
+def adapter(torch_npu: str, torch: str) -> list[Cause]:
     """torch_npu is there, and of torch's own release: it is built against torch's C++ interface."""
     if not torch_npu:
         return [Cause("torch_npu is not installed", "pip install 'deepport[npu]'")]

@@ -6,7 +6,7 @@ Such a build calls its devices `cuda`; this backend and deepport_cuda tell them 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from deepport.probing import Cause, TorchBuild, reason, torch_build
 from deepport_rocm import topology
 
 if TYPE_CHECKING:
+    from deepport.finding import Finding
     from deepport.kernel import Kernel
 
 
@@ -37,14 +38,15 @@ class RocmBackend:
     def probe(self) -> Probe:
         build = self.build()
         versions = {"torch": build.version, "hip": build.hip} if build and build.hip else {}
-        causes = [*_wrong_build(build), *self._unusable()]
+        causes = [*wrong_build(build), *self.unusable()]
         if causes:
             return Probe(versions=versions, reason=reason(causes))
         if devices := topology.devices(self.nodes):
             return Probe(devices, versions)
         return Probe(versions=versions, reason=f"the amdgpu driver lists no GPU in {self.nodes}; check `rocminfo`")
 
-    def _unusable(self) -> list[Cause]:
+    def unusable(self) -> list[Cause]:
+        """Why the driver cannot be used."""
         if not self.kfd.exists():
             return [
                 Cause(
@@ -56,6 +58,11 @@ class RocmBackend:
             return [Cause(f"{self.kfd} may not be opened", "add your user to the groups render and video")]
         return []
 
+    def diagnose(self) -> Iterator[Finding]:
+        from deepport_rocm.diagnose import diagnose
+
+        return diagnose(self)
+
     def start(self) -> Runtime:
         from deepport.runtime import TorchRuntime
 
@@ -65,7 +72,7 @@ class RocmBackend:
         return ()
 
 
-def _wrong_build(build: TorchBuild | None) -> list[Cause]:
+def wrong_build(build: TorchBuild | None) -> list[Cause]:
     if build is None:
         return [Cause("torch is not installed", "install a ROCm build of torch")]
     if build.hip:

@@ -31,16 +31,22 @@ class Place:
 
 def find_device(device: str) -> Place:
     """What `--device` means; BackendUnavailable where it is absent."""
-    kind, _, index = device.partition(":")
-    if index and not index.isdecimal():
-        raise BadInput(f"--device {device}: what follows the colon is a device number, as in {kind}:0")
+    kind, index = numbered(device)
     name = backend.choose(kind)
     probe = backend.get(name).probe()
     if not probe.devices:
         raise BackendUnavailable(f"{name}: {probe.reason}")
-    if int(index or 0) >= len(probe.devices):
+    if index >= len(probe.devices):
         raise BackendUnavailable(f"{name}: there is no device {index}; the last is {len(probe.devices) - 1}")
-    return Place(name, int(index or 0), probe)
+    return Place(name, index, probe)
+
+
+def numbered(device: str) -> tuple[str, int]:
+    """The two parts of `--device NAME[:INDEX]`."""
+    kind, _, index = device.partition(":")
+    if index and not index.isdecimal():
+        raise BadInput(f"--device {device}: what follows the colon is a device number, as in {kind}:0")
+    return kind, int(index or 0)
 
 
 @dataclass(frozen=True)
