@@ -123,6 +123,8 @@ class Backend(Protocol):
         name: what `--device` takes, and the key of the backend's kernels.
         device_type: the torch device type of the tensors it serves.
         simulates: the name of the backend it stands in for, or "". A simulation is chosen by name only.
+        on_paper: optional; `on_paper(chip)` gives one line on what is assumed, and the kernels for a chip that need not be there,
+            or raises BadInput and names those that it knows.
         gaps: optional, () by default: what it knows that it cannot do (`deepport.gap.Gap`), for the conformance suite.
         diagnose: optional, `() -> Iterable[deepport.finding.Finding]`: what `deepport doctor` should look at beside the probe,
             without importing torch; by default what the probe says of versions.

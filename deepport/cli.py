@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
@@ -15,7 +15,11 @@ from deepport.command.explain import BASIS
 from deepport.command.render import fields, scaled, show
 from deepport.command.request import Policy, find_device
 from deepport.command.terminal import EXIT_CODES, failures
+from deepport.errors import BadInput
 from deepport.run import EXAMPLES, run
+
+if TYPE_CHECKING:
+    from deepport.paper import OnPaper
 
 app = typer.Typer(
     add_completion=False,
@@ -37,6 +41,8 @@ Examples:
 
   deepport plan --device cuda --model ./checkpoint --explain
 
+  deepport plan --device npu --soc 910B --model v4-pro --dtype bfloat16 --explain
+
 {EXIT_CODES}
 """
 
@@ -46,6 +52,7 @@ def plan(
     device: options.Device = "auto",
     model: options.Model = "demo",
     dtype: options.Dtype = None,
+    soc: options.Soc = None,
     chunk: options.Chunk = 512,
     fallback: options.Fallback = "device",
     explain: options.Explain = False,
@@ -55,19 +62,32 @@ def plan(
     """Show who would serve every operator of a model on a device.
 
     Nothing is computed and no weights are read: the model is traced on tensors without data, for one prefill step of --chunk
-    tokens and one step of decoding. With --explain, by call site.
+    tokens and one step of decoding. With --explain, by call site. With --soc, for a chip that need not be there.
     """
     with failures(traceback):
-        place, policy = find_device(device), Policy.parse(fallback, 0)
+        policy, (name, place, server) = Policy.parse(fallback, 0), _server(device, soc)
         from deepport.command.plan import make_plan
 
-        found = make_plan(model, dtype, place.backend, policy, chunk)
+        found = make_plan(model, dtype, server, policy, chunk)
         if as_json:
-            head = {"model": model, "device": place.backend, "basis": BASIS}
+            head = {"model": model, "device": name, "soc": soc, "basis": BASIS}
             sys.stdout.write(json.dumps({**head, **found.as_json(explain)}) + "\n")
             return
-        sys.stdout.write(f"{model} on {place.device}: ")
+        sys.stdout.write(f"{model} on {place}: ")
         found.show(explain, sys.stdout)
+
+
+def _server(device: str, soc: str | None) -> tuple[str, str, str | OnPaper]:
+    """The name of the backend that serves the plan, the place as people read it, and the server: there, or on paper."""
+    if soc is None:
+        place = find_device(device)
+        return place.backend, place.device, place.backend
+    if device == "auto":
+        raise BadInput("--soc names a chip of a backend; name the backend too, as in --device npu --soc 910B")
+    from deepport.paper import OnPaper
+
+    server = OnPaper(backend.choose(device), soc)
+    return server.name, f"{soc} ({server.basis})", server
 
 
 @app.command(epilog=EXIT_CODES)

@@ -25,6 +25,7 @@ from deepport import backend
 from deepport.errors import BackendBroken, FallbackBudgetExceeded, Unsupported
 from deepport.kernel import Kernel, Support
 from deepport.op import Operator
+from deepport.paper import OnPaper
 from deepport.record import Record
 from deepport.server import Server, current_server, set_default_server
 
@@ -51,7 +52,7 @@ class Session:
         fallback: what happens where no kernel takes a call.
         host, host_budget: the operators that may go to the host, and in how many calls.
         backend: serve every call by this backend's kernels, whatever the tensors' device: for a backend that simulates a
-            device on CPU tensors, and for planning on meta tensors. None: the tensors' device chooses.
+            device on CPU tensors, and for planning on meta tensors, also `on paper`. None: the tensors' device chooses.
         record: counts calls, time and bytes; None records nothing.
     """
 
@@ -61,7 +62,7 @@ class Session:
         *,
         host: frozenset[str] = frozenset(),
         host_budget: int = 0,
-        backend: str | None = None,
+        backend: str | OnPaper | None = None,
         record: Record | None = None,
     ) -> None:
         self.fallback, self.host, self.host_budget = fallback, host, host_budget
@@ -91,16 +92,18 @@ class Session:
             choice = self._choose(operator, arguments, self._backend(operator, arguments), planning=True)
             self.record.planned(operator, choice.implementation, choice.refusals, arguments)
 
-    def _backend(self, operator: Operator[..., Any], arguments: tuple[Any, ...]) -> backend.Started | None:
-        if self._named is not None:
+    def _backend(self, operator: Operator[..., Any], arguments: tuple[Any, ...]) -> backend.Started | OnPaper | None:
+        if isinstance(self._named, str):
             return backend.start(self._named)
+        if self._named is not None:
+            return self._named
         return backend.serving(_device(operator, arguments).type)
 
     def _choose(
         self,
         operator: Operator[..., Any],
         arguments: tuple[Any, ...],
-        started: backend.Started | None,
+        started: backend.Started | OnPaper | None,
         planning: bool = False,
     ) -> Choice:
         refusals: list[tuple[str, str]] = []
@@ -133,7 +136,7 @@ class Session:
 
 
 def _answers(
-    operator: Operator[..., Any], arguments: tuple[Any, ...], started: backend.Started | None
+    operator: Operator[..., Any], arguments: tuple[Any, ...], started: backend.Started | OnPaper | None
 ) -> Iterator[tuple[str, Kernel, Support]]:
     """What each of the backend's kernels says to a call, in the backend's order."""
     kernels = started.kernels.get(operator.name) if started else None

@@ -110,3 +110,27 @@ def test_json_has_operators_or_call_sites(command: Deepport, checkpoint: Path) -
         total = sum(r["bytes"] for r in operators[step])
         assert sum(r["bytes"] for r in places[step]) == pytest.approx(total)
         assert total > 0
+
+
+def test_a_chip_that_is_not_there_is_planned_on_paper(command: Deepport) -> None:
+    arguments = ("plan", "--device", "npu", "--model", "v4-flash", "--dtype", "bfloat16", "--chunk", 64, "--json")
+    found = {soc: json.loads(command(*arguments, "--soc", soc).out) for soc in ("910B", "950")}
+    assert [f["soc"] for f in found.values()] == ["910B", "950"]
+    served = {soc: {(r["operator"], r["implementation"]) for r in f["decode"]} for soc, f in found.items()}
+    assert ("sparse_attention", "npu/npu_sparse_flash_attention") in served["910B"] & served["950"]
+    assert ("mhc_pre", "reference") in served["910B"] and ("mhc_pre", "npu/npu_mhc_pre") in served["950"]
+    (row,) = [r for r in found["910B"]["decode"] if r["operator"] == "mhc_pre"]
+    assert row["refusals"][0][1].startswith("device: npu_mhc_pre is documented for A5, not for A2")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("--device", "npu", "--soc", "H100"), "--soc H100: no Ascend chip is called so; there are: 910B, 910C"),
+        (("--device", "cpu", "--soc", "910B"), "the cpu backend plans for the devices of this machine only"),
+        (("--soc", "910B"), "--soc names a chip of a backend; name the backend too"),
+    ],
+)
+def test_a_chip_that_nobody_knows_is_bad_input(command: Deepport, arguments: tuple[str, ...], line: str) -> None:
+    ended = command("plan", *arguments)
+    assert ended.code == 2 and ended.err.startswith(f"deepport: {line}")

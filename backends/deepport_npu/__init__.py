@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepport.backend import Probe, Runtime
-from deepport.errors import BackendUnavailable
+from deepport.errors import BackendUnavailable, BadInput
 from deepport.gap import Gap
 from deepport.probing import Cause, TorchBuild, package_version, printable, reason, torch_build
 from deepport_npu import cann
@@ -107,6 +107,16 @@ class NpuBackend:
         from deepport_npu.kernels import kernels_for
 
         return kernels_for(family, versions)
+
+    def on_paper(self, chip: str) -> tuple[str, Sequence[Kernel]]:
+        """Kernels for a chip by any of its names ("910B", "Ascend910B2", "A2"), with the versions that the table speaks for."""
+        from deepport_npu.capability import CANN, TORCH_NPU
+
+        family = cann.family(chip)
+        if not family:
+            raise BadInput(f"--soc {chip}: no Ascend chip is called so; there are: {', '.join(cann.NAMES)}")
+        versions = {"torch_npu": TORCH_NPU, "cann": CANN}
+        return f"generation {family}, if torch_npu is {TORCH_NPU} and CANN {CANN}", self.kernels_for(family, versions)
 
 
 def adapter(torch_npu: str, torch: str) -> list[Cause]:

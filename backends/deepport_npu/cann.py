@@ -84,6 +84,16 @@ def simulated(library: Any) -> tuple[int, str]:
     return min(count.value, _MOST_DEVICES), version.value.decode(errors="replace")
 
 
+NAMES = {"910B": "A2", "910C": "A3", "910_93": "A3", "910_95": "A5", "950": "A5", "A2": "A2", "A3": "A3", "A5": "A5"}
+"""What people call a chip, and its generation; 910C is sold as Ascend 910_93."""
+
+
+def family(chip: str) -> str:
+    """The generation of a chip by any name of it, such as `Ascend910B2`; "" where it is no Ascend chip that is known."""
+    short = chip.removeprefix("Ascend").removeprefix(" ").upper()
+    return next((generation for name, generation in NAMES.items() if short.startswith(name)), "")
+
+
 _ARCHITECTURES = (("Ascend910B", "A2"), ("Ascend910_93", "A3"), ("Ascend910_95", "A5"), ("Ascend950", "A5"))
 _FORMATS = {
     "A2": ("float32", "bfloat16", "int8"),

@@ -24,6 +24,9 @@ FAMILIES = ("A2", "A3", "A5")
 TORCH_NPU = "2.13"
 """The torch_npu whose documentation and schemas the table was read from; the least that it speaks for."""
 
+CANN = "9.2"
+"""The newest CANN for which a least version is documented."""
+
 _OPERATOR = {"source", "same_dtype", "tensors", "sizes", "attributes", "chips"}
 _CHIP = {"tensors", "sizes", "attributes", "torch_npu", "cann", "source"}
 _TENSOR = {"dtypes", "shapes", "contiguous", "empty", "optional", "source"}

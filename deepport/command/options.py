@@ -40,6 +40,14 @@ Chunk = Annotated[
         metavar="N", min=1, rich_help_panel=_PLACE, help="Prompt tokens read in one step; fewer need less memory."
     ),
 ]
+Soc = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CHIP",
+        rich_help_panel=_PLACE,
+        help="Plan for this chip of the device's kind, which need not be there: of npu 910B, 910C or 950.",
+    ),
+]
 Engram = Annotated[
     Literal["device", "host"],
     typer.Option(

@@ -13,6 +13,7 @@ from torch import nn
 from deepport.command.explain import BASIS, planned, planned_sites
 from deepport.command.render import scaled
 from deepport.command.request import Policy
+from deepport.paper import OnPaper
 from deepport.policy import Session
 from deepport.record import Record
 from deepport_model.loading import shaped
@@ -45,8 +46,8 @@ class Plan:
             file.write("\n")
 
 
-def make_plan(model: str, dtype: str | None, backend: str, policy: Policy, tokens: int) -> Plan:
-    """The plan of a preset or a checkpoint, of which only the headers are read; the backend must be there."""
+def make_plan(model: str, dtype: str | None, backend: str | OnPaper, policy: Policy, tokens: int) -> Plan:
+    """The plan of a preset or a checkpoint, of which only the headers are read; the backend must be there, or on paper."""
     policy.check()
     transformer = shaped(model, dtype)
     weights = sum(t.numel() * t.element_size() for t in transformer.state_dict().values())

@@ -29,6 +29,7 @@ from deepport import backend, ops
 from deepport.conformance.judge import judge
 from deepport.conformance.oracle import listed, truth
 from deepport.op import Operator
+from deepport.paper import OnPaper
 from deepport.policy import REFERENCE, Choice, Session
 from deepport.ragged import read_pages, segments
 
@@ -125,7 +126,7 @@ class Directed(Session):
         self,
         operator: Operator[..., Any],
         arguments: tuple[Any, ...],
-        started: backend.Started | None,
+        started: backend.Started | OnPaper | None,
         planning: bool = False,
     ) -> Choice:
         choice = self._served(operator, super()._choose(operator, arguments, started, planning))
