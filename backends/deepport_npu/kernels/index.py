@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from deepport import ops
 from deepport.kernel import YES, Kernel, Signature, Support, no
 from deepport.ragged import sequence_of_row
 from deepport_npu import capability
@@ -13,7 +12,9 @@ from deepport_npu.kernels.chip import Chip, every, laid
 
 _VENDOR = "npu_lightning_indexer"
 _BLOCK = 64
-"""Tokens whose listed keys are held at once."""
+"""Tokens whose listed keys are held at once, and a multiple of every product's tile."""
+_ENTRIES = 1 << 18
+"""Entries that are scored at once where all are."""
 _NONE = 2**31 - 1
 """Sorts behind every id."""
 
@@ -29,7 +30,7 @@ def index_topk(
 
     Its own choice is not this operator's: it rounds weights to q's dtype, and ties go to no certain id (vllm-ascend#15053). Every
     token is a sequence of its own to it, whose length is the number of entries it may see: `sparse_mode` 3 is causal over raw
-    positions. Where what was left out might tie with what was taken, or a score is no number, the reference chooses.
+    positions. Where what was left out might tie with what was taken, or a score is no number, all entries are scored.
     """
     import torch_npu
 
@@ -42,13 +43,14 @@ def index_topk(
         actual_seq_lengths_key=ready, block_table=tables, layout_query="BSND", layout_key="PA_BSND",
         sparse_count=_count(k), sparse_mode=0,
     )  # fmt: skip
-    parts = zip(*(t.split(_BLOCK) for t in (q, weights, tables, ready, listed[:, 0, 0])), strict=True)
-    chosen, certain = zip(*(_best(pages, k, *part) for part in parts), strict=True)
-    found, sure = torch.cat(chosen), torch.cat(certain)
-    if bool(sure.all()):
-        return found
-    whole = ops.index_topk.reference(q, weights, pages, table, positions, cu_seqlens, ratio, k)
-    return torch.where(sure[:, None], found, whole)
+    chosen, certain = _blocks(pages, k, _BLOCK, q, weights, tables, ready, listed[:, 0, 0])
+    if not bool(certain.all()):
+        rows = (~certain).nonzero()[:, 0]
+        most = int(ready.max())
+        whole = torch.arange(most, device=q.device, dtype=torch.int32).expand(len(rows), -1)
+        again = (t.index_select(0, rows) for t in (q, weights, tables, ready))
+        chosen[rows], _ = _blocks(pages, k, max(_ENTRIES // most, 1), *again, whole)
+    return chosen
 
 
 def _count(k: int) -> int:
@@ -57,24 +59,35 @@ def _count(k: int) -> int:
     return next((n for n in (2 * k, *bound.others) if n >= 2 * k and bound.takes(n)), 2 * k)
 
 
+def _blocks(pages: Tensor, k: int, size: int, *tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """`_best` of at most `size` tokens at once."""
+    parts = zip(*(t.split(size) for t in tokens), strict=True)
+    chosen, certain = zip(*(_best(pages, k, *part) for part in parts), strict=True)
+    return torch.cat(chosen), torch.cat(certain)
+
+
 def _best(
     pages: Tensor, k: int, q: Tensor, weights: Tensor, tables: Tensor, ready: Tensor, listed: Tensor
 ) -> tuple[Tensor, Tensor]:
     """`[T, k]`, the best of the listed by score and then id, in order of ids; and `[T]`, whether nothing else could be."""
     ids = listed.masked_fill((listed < 0) | (listed >= ready[:, None]), _NONE).sort().values
+    # A product's last columns may be summed in another order than the others, and equal keys would not tie.
+    width = max(ids.shape[1], k)
+    ids = torch.nn.functional.pad(ids, (0, width + -width % _BLOCK - ids.shape[1]), value=_NONE)
     there = ids != _NONE
     scores, sizes = _scores(pages, q, weights, tables, ids.masked_fill(~there, 0).long())
-    order = scores.neg().masked_fill(~there, torch.inf).sort(stable=True).indices[:, :k]
-    taken, best = ids.gather(1, order), scores.gather(1, order)
-    chosen = taken.sort().values
-    count, wanted = there.sum(1), ready.clamp(max=k)
-    last = best.masked_fill(taken == _NONE, torch.inf).amin(1)
+    whole, finite = there.sum(1) == ready, (scores.isfinite() | ~there).all(1)
+    ids = ids.masked_fill(scores.isnan(), _NONE)
+    order = scores.neg().masked_fill(ids == _NONE, torch.inf).sort(stable=True).indices
+    # A score of -inf is chosen, one that is no number is not: both sort last.
+    order = order.gather(1, (ids.gather(1, order) == _NONE).int().sort(stable=True).indices)[:, :k]
+    taken = ids.gather(1, order)
+    last = scores.gather(1, order).masked_fill(taken == _NONE, -torch.inf)[:, -1]
     least = scores.masked_fill(~there, torch.inf).amin(1)
     # Two scores as the vendor sees them are off by half a rounding of the weights each.
     slack = torch.finfo(q.dtype).eps * sizes.masked_fill(~there, 0.0).amax(1)
-    finite = (scores.isfinite() | ~there).all(1)
-    certain = finite & (count >= wanted) & ((count == ready) | (last > least + slack))
-    return chosen.masked_fill(chosen == _NONE, -1), certain
+    chosen = taken.sort().values
+    return chosen.masked_fill(chosen == _NONE, -1), whole | (finite & (last > least + slack))
 
 
 def _scores(pages: Tensor, q: Tensor, weights: Tensor, tables: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:

@@ -73,24 +73,33 @@ def _dispatch(chip: Chip, call: Signature) -> Support:
 
 
 def moe_combine(y: Tensor, weights: Tensor, inverse: Tensor, ids: Tensor) -> Tensor:
-    """The vendor wants a permutation, and 0 times an unwritten row may be NaN: dropped copies get the zeroed rows at the end."""
+    """The vendor wants a permutation of all rows: dropped copies get those at the end, zeroed, since 0 times NaN is NaN.
+
+    Rows of other tokens as well are left out first.
+    """
     import torch_npu
 
     dropped = (ids < 0).flatten()
-    kept = (ids >= 0).sum()
-    behind = torch.arange(y.shape[0], device=y.device) >= kept
-    places = torch.where(dropped, kept + dropped.long().cumsum(0) - 1, inverse.flatten().long()).int()
-    probs = weights.masked_fill(ids < 0, 0.0)
-    found: Tensor = torch_npu.npu_moe_token_unpermute(y.masked_fill(behind[:, None], 0.0), places, probs)
+    places, count = inverse.flatten().long(), ids.numel()
+    each = torch.arange(count, device=y.device)
+    if y.shape[0] == count:
+        kept = count - dropped.sum()
+        rows = y.masked_fill((each >= kept)[:, None], 0.0)
+        places = torch.where(dropped, kept + dropped.long().cumsum(0) - 1, places)
+    else:
+        rows = y.index_select(0, places.masked_fill(dropped, 0)).masked_fill(dropped[:, None], 0.0)
+        places = each
+    found: Tensor = torch_npu.npu_moe_token_unpermute(rows, places.int(), weights.masked_fill(ids < 0, 0.0))
     return found
 
 
 def _combine(chip: Chip, call: Signature) -> Support:
-    y, weights, inverse = call["y"], call["weights"], call["inverse"]
+    y, weights, ids = call["y"], call["weights"], call["ids"]
+    copies = ids.shape[0] * ids.shape[1]
     return chip.takes(
         "npu_moe_token_unpermute",
-        permuted_tokens=laid(y.dtype, *y.shape),
-        sorted_indices=laid(torch.int32, inverse.shape[0] * inverse.shape[1]),
+        permuted_tokens=laid(y.dtype, copies, y.shape[1]),
+        sorted_indices=laid(torch.int32, copies),
         probs=laid(weights.dtype, *weights.shape),
     )
 
