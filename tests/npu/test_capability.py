@@ -107,7 +107,8 @@ def _edges(bound: Bound) -> Iterator[tuple[int, int]]:
         inside = bound.most - bound.most % bound.multiple
         yield (1 << inside.bit_length() - 1 if bound.power_of_two else inside), inside + bound.multiple
     if bound.multiple > 1:
-        yield 2 * bound.multiple, 2 * bound.multiple + 1
+        inside = max(2 * bound.multiple, bound.least or 0)
+        yield inside, inside + 1
     if bound.power_of_two:
         yield 32, 33
     yield from ((v, v + 1) for v in bound.others)
