@@ -38,6 +38,7 @@ _STUCK = 5.0
 _DONE = "done"
 
 _BUSY = "end what uses the device and try again; a device that still does not answer has to be reset by its driver"
+_FULL = "end what uses its memory"
 _REPORT = (
     "what torch, the toolkit and the driver say of each other above has to fit; else report this line to the vendor"
 )
@@ -201,7 +202,7 @@ def _devices(probe: Probe, index: int) -> Finding:
 
 
 def _tried(name: str, index: int) -> Iterator[Finding | str]:
-    """Open the device, compute, and ask for its memory."""
+    """Open the device, ask for its memory, and compute."""
     yield "start"
     began = time.perf_counter()
     try:
@@ -214,12 +215,13 @@ def _tried(name: str, index: int) -> Iterator[Finding | str]:
         return
     kernels = sum(map(len, started.kernels.values()))
     yield ok("start", f"opened in {time.perf_counter() - began:.1f} s, with {kernels} kernels")
-    for step, attempt, fix in (("compute", _computed, _LACKING), ("memory", _memory, _REPORT)):
+    for step, attempt, fix in (("memory", _memory, _REPORT), ("compute", _computed, _LACKING)):
         yield step
         try:
             yield attempt(started, index)
         except Exception as error:  # what torch and vendors raise has no common type
-            yield wrong(step, _named(error), fix, advice=step == "memory")
+            full = type(error).__name__ == "OutOfMemoryError"
+            yield wrong(step, _named(error), _FULL if full else fix, advice=step == "memory")
 
 
 def _computed(started: Started, index: int) -> Finding:
@@ -239,9 +241,9 @@ def _memory(started: Started, index: int) -> Finding:
     if index:
         torch.get_device_module(started.device_type).set_device(index)
     found = started.runtime.memory()
-    text = f"{found.free / 1e9:.1f} of {found.total / 1e9:.1f} GB are free"
+    text = f"{found.free / 1e9:.3g} of {found.total / 1e9:.3g} GB are free"
     if found.free < found.total / 10:
-        return wrong("memory", text, "end what uses it, or plan with what is left: deepport plan", advice=True)
+        return wrong("memory", text, _FULL, advice=True)
     return ok("memory", text)
 
 

@@ -28,7 +28,7 @@ Examples:
 {EXIT_CODES}
 """
 
-_STATE, _CHECK = 7, 29
+_STATE, _CHECK = 7, 30
 """Widths: of "unknown", and of the longest variable that a backend looks at."""
 
 Timeout = Annotated[
