@@ -21,7 +21,7 @@ from deepport.kernel import Kernel
 from deepport.op import Operator, operators
 from deepport.ops.attention import attention_arguments, index_arguments
 from deepport.ops.mhc import collapse_arguments, post_arguments
-from deepport.ops.moe import experts_arguments
+from deepport.ops.moe import combine_arguments, experts_arguments
 from deepport.spec import Case, case
 from deepport_npu.kernels import kernels_for
 
@@ -51,10 +51,26 @@ def _more() -> dict[str, list[Case]]:
         ],
         "mhc_pre": [case(collapse_arguments, tokens=5, n=n, width=32, outputs="pre", dtype=BF16) for n in (4, 6, 8)],
         "mhc_post": [case(post_arguments, tokens=5, n=n, width=128, dtype=BF16) for n in (4, 6, 8)],
+        "moe_combine": [
+            case(_unwritten, tokens=19, k=3, dropped=True, dtype=dtype) for dtype in (BF16, torch.float32)
+        ] + [case(_part, tokens=19, k=3, dropped=True, dtype=dtype) for dtype in (BF16, torch.float32)],
         "moe_experts": [
             case(experts_arguments, tokens=7, k=3, experts=8, ids="dropped", dtype=BF16, format="plain", limit=None)
         ],
     }  # fmt: skip
+
+
+def _unwritten(g: torch.Generator, **parameters: Any) -> dict[str, Any]:
+    """Nobody has written the rows of dropped copies."""
+    found = combine_arguments(g, **parameters)
+    found["y"][found["inverse"][found["ids"] < 0].long()] = torch.nan
+    return found
+
+
+def _part(g: torch.Generator, **parameters: Any) -> dict[str, Any]:
+    """Some of the tokens, with the rows of all."""
+    found = _unwritten(g, **parameters)
+    return found | {n: found[n][:7] for n in ("weights", "inverse", "ids")}
 
 
 def _batch(g: torch.Generator) -> dict[str, tuple[int, ...]]:
