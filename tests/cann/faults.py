@@ -5,7 +5,7 @@ Entries are separated by commas; `@N` is the N-th time (1 when not given), `=COD
     NAME        the operator NAME refuses: its first half returns the code (default 561000, an inner error)
     late:NAME   the operator NAME starts well and fails while it runs: the next synchronisation returns the code
                 (default 507015, an exception of the AI core)
-    memory      an allocation of device memory fails (default 207001)
+    memory      from the N-th on, every allocation of device memory fails (default 207001)
     device      the device disappears at the N-th operator: every call from then on returns the code (default 507010,
                 the heartbeat is lost)
 """
@@ -28,6 +28,7 @@ class Plan:
     codes: dict[tuple[str, int], int] = field(default_factory=dict)
     _asked: Counter[str] = field(default_factory=Counter)
     _gone: int = 0
+    _full: int = 0
 
     @classmethod
     def parse(cls, text: str) -> Plan:
@@ -53,7 +54,8 @@ class Plan:
         return self._now(f"late:{name}")
 
     def allocation(self) -> int:
-        return self._gone or self._now("memory")
+        self._full = self._now("memory") or self._full
+        return self._gone or self._full
 
     def gone(self) -> int:
         """The code of everything once the device has disappeared, 0 while it is there."""

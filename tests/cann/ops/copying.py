@@ -1,4 +1,4 @@
-"""Copies, fills and casts."""
+"""Copies and fills; a copy between dtypes is a cast."""
 
 from __future__ import annotations
 
@@ -12,11 +12,6 @@ from cann.dispatch import aclnn
 @aclnn("aclnnInplaceCopy", "| T T")
 def copy(target: Tensor, source: Tensor) -> None:
     target.copy_(source)
-
-
-@aclnn("aclnnCast", "T i | T")
-def cast(x: Tensor, dtype: int, out: Tensor) -> None:
-    out.copy_(x)
 
 
 @aclnn("aclnnInplaceFillScalar", "T S")

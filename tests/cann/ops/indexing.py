@@ -22,11 +22,6 @@ def index_select(x: Tensor, dim: int, ids: Tensor, out: Tensor) -> None:
     out.copy_(torch.index_select(x, dim, ids))
 
 
-@aclnn("aclnnGatherV3", "T l T l l | T")
-def gather_v3(x: Tensor, dim: int, ids: Tensor, batch_dims: int, mode: int, out: Tensor) -> None:
-    out.copy_(torch.index_select(x, dim, ids))
-
-
 @aclnn("aclnnEmbedding", "T T | T")
 def embedding(weight: Tensor, ids: Tensor, out: Tensor) -> None:
     out.copy_(F.embedding(ids.long(), weight))
@@ -58,11 +53,6 @@ def index_add(x: Tensor, dim: int, ids: Tensor, source: Tensor, alpha: Number, o
     out.copy_(torch.index_add(x, dim, ids, source, alpha=alpha))
 
 
-@aclnn("aclnnIndexAddV2", "T l T T S l | T")
-def index_add_v2(x: Tensor, dim: int, ids: Tensor, source: Tensor, alpha: Number, mode: int, out: Tensor) -> None:
-    out.copy_(torch.index_add(x, dim, ids, source, alpha=alpha))
-
-
 @aclnn("aclnnIndexCopy", "T l T T | T")
 def index_copy(x: Tensor, dim: int, ids: Tensor, source: Tensor, out: Tensor) -> None:
     out.copy_(torch.index_copy(x, dim, ids.long(), source))
@@ -73,14 +63,19 @@ def index_copy_in_place(x: Tensor, dim: int, ids: Tensor, source: Tensor) -> Non
     x.index_copy_(dim, ids.long(), source)
 
 
-@aclnn("aclnnIndexFill", "T l I S | T")
-def index_fill(x: Tensor, dim: int, ids: list[int], value: Number, out: Tensor) -> None:
+@aclnn("aclnnIndexFill", "T l T S | T")
+def index_fill(x: Tensor, dim: int, ids: Tensor, value: Number, out: Tensor) -> None:
+    out.copy_(torch.index_fill(x, dim, ids.long(), value))
+
+
+@aclnn("aclnnInplaceIndexFill", "T l T S")
+def index_fill_in_place(x: Tensor, dim: int, ids: Tensor, value: Number) -> None:
+    x.index_fill_(dim, ids.long(), value)
+
+
+@aclnn("aclnnIndexFillTensor", "T l I S | T")
+def index_fill_tensor(x: Tensor, dim: int, ids: list[int], value: Number, out: Tensor) -> None:
     out.copy_(torch.index_fill(x, dim, torch.tensor(ids), value))
-
-
-@aclnn("aclnnInplaceIndexFill", "T l I S")
-def index_fill_in_place(x: Tensor, dim: int, ids: list[int], value: Number) -> None:
-    x.index_fill_(dim, torch.tensor(ids), value)
 
 
 @aclnn("aclnnScatter", "T l T T l | T")
@@ -115,12 +110,6 @@ def scatter_add(x: Tensor, dim: int, ids: Tensor, source: Tensor, out: Tensor) -
     out.copy_(torch.scatter_add(x, dim, ids.long(), source))
 
 
-@aclnn("aclnnScatterNdUpdate", "T T T")
-def scatter_nd_update(x: Tensor, ids: Tensor, updates: Tensor) -> None:
-    """The last dimension of `ids` is an address of leading dimensions of `x`."""
-    x[tuple(ids.long().unbind(-1))] = updates
-
-
 @aclnn("aclnnInplaceMaskedFillScalar", "T T S")
 def masked_fill(x: Tensor, mask: Tensor, value: Number) -> None:
     x.masked_fill_(mask, value)
@@ -144,12 +133,6 @@ def cat(parts: list[Tensor], dim: int, out: Tensor) -> None:
 @aclnn("aclnnStack", "L l | T")
 def stack(parts: list[Tensor], dim: int, out: Tensor) -> None:
     out.copy_(torch.stack([p.to(out.dtype) for p in parts], dim))
-
-
-@aclnn("aclnnSplitWithSize", "T I l | L")
-def split_with_size(x: Tensor, sizes: list[int], dim: int, outs: list[Tensor]) -> None:
-    for out, part in zip(outs, torch.split(x, sizes, dim), strict=True):
-        out.copy_(part)
 
 
 @aclnn("aclnnConstantPadNd", "T I S | T")

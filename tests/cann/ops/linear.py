@@ -6,7 +6,6 @@ The last argument of a product is cubeMathType, which may trade float32's accura
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cann.dispatch import aclnn
@@ -73,15 +72,6 @@ def convolution(
         output_padding, groups,
     )  # fmt: skip
     out.copy_(done)
-
-
-@aclnn("aclnnConvDepthwise2d", "T T I T? I I I | T y")
-def convolution_depthwise(
-    x: Tensor, weight: Tensor, kernel: list[int], bias: Tensor | None, stride: list[int], padding: list[int],
-    dilation: list[int], out: Tensor, cube: int,
-) -> None:  # fmt: skip
-    added = None if bias is None else bias.float()
-    out.copy_(F.conv2d(x.float(), weight.float(), added, stride, padding, dilation, x.shape[1]))
 
 
 @aclnn("aclnnConvolutionBackward", "T T T I? I I I b I l B y | T? T? T?")

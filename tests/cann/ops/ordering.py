@@ -16,18 +16,13 @@ def sort(x: Tensor, stable: bool, dim: int, descending: bool, values: Tensor, pl
     places.copy_(found.indices)
 
 
-@aclnn("aclnnTopk", "T l l b b | T T")
-def topk(x: Tensor, k: int, dim: int, largest: bool, ordered: bool, values: Tensor, places: Tensor) -> None:
+@aclnn("aclnnTopkV2", "T l l b b l | T T")
+def topk(
+    x: Tensor, k: int, dim: int, largest: bool, ordered: bool, precision: int, values: Tensor, places: Tensor
+) -> None:
     found = torch.topk(x, k, dim, largest, ordered)
     values.copy_(found.values)
     places.copy_(found.indices)
-
-
-@aclnn("aclnnTopkV2", "T l l b b l | T T")
-def topk_v2(
-    x: Tensor, k: int, dim: int, largest: bool, ordered: bool, precision: int, values: Tensor, places: Tensor
-) -> None:
-    topk(x, k, dim, largest, ordered, values, places)
 
 
 @aclnn("aclnnSearchSorted", "T T b b T? | T")
@@ -53,7 +48,7 @@ def bucketize(x: Tensor, boundaries: Tensor, as_int32: bool, right: bool, out: T
 def nonzero(x: Tensor, out: Tensor) -> None:
     """The caller gives room for every element, and asks the handle afterwards how many there were."""
     found = torch.nonzero(x)
-    out.view(-1)[: found.numel()].copy_(found.view(-1))
+    out[: len(found)].copy_(found)
     set_sizes(out, found.shape)
 
 

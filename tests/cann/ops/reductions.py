@@ -43,14 +43,14 @@ def vector_norm(x: Tensor, order: float, dims: list[int], keep: bool, dtype: int
     out.copy_(torch.linalg.vector_norm(x.to(out.dtype), order, _all(x, dims), keep))
 
 
-@aclnn("aclnnNorm", "T S I b | T")
-def norm(x: Tensor, order: float, dims: list[int], keep: bool, out: Tensor) -> None:
-    out.copy_(torch.linalg.vector_norm(x, order, _all(x, dims), keep))
-
-
 @aclnn("aclnnVarCorrection", "T I l b | T")
 def var(x: Tensor, dims: list[int], correction: int, keep: bool, out: Tensor) -> None:
     out.copy_(torch.var(x, _all(x, dims), correction=correction, keepdim=keep))
+
+
+@aclnn("aclnnStd", "T I l b | T")
+def std(x: Tensor, dims: list[int], correction: int, keep: bool, out: Tensor) -> None:
+    out.copy_(torch.std(x, _all(x, dims), correction=correction, keepdim=keep))
 
 
 @aclnn("aclnnAny", "T I b | T")
