@@ -162,17 +162,19 @@ def _record(name: str, probe: Probe) -> Finding:
 
     run = f"deepport conform --device {name} --profile bring-up"
     try:
-        reports = [report for _, report in store.reports(name)]
+        reports = list(store.reports(name))
     except (DeepportError, OSError) as error:
         return unknown("conformance", str(error), run)
     if not reports:
         return unknown("conformance", f"nothing was recorded of {name} on this machine", run)
-    last = max(reports, key=lambda report: report.created)
+    path, last = max(reports, key=lambda kept: kept[1].created)
     if changed := _changed(last, name, probe):
         return unknown("conformance", f"the last record is of something else: {', '.join(changed)}", run)
     said = verdict(last)
     if not said.ok:
-        return wrong("conformance", said.headline, "deepport report, and deepport repro of what fails", advice=True)
+        return wrong(
+            "conformance", said.headline, f"deepport report show {path}, then deepport repro of what fails", advice=True
+        )
     return ok("conformance", f"{said.headline}; {last.created}")
 
 
