@@ -162,12 +162,12 @@ def _record(name: str, probe: Probe) -> Finding:
 
     run = f"deepport conform --device {name} --profile bring-up"
     try:
-        reports = list(store.reports(name))
+        kept = store.last(name)
     except (DeepportError, OSError) as error:
         return unknown("conformance", str(error), run)
-    if not reports:
+    if kept is None:
         return unknown("conformance", f"nothing was recorded of {name} on this machine", run)
-    path, last = max(reports, key=lambda kept: kept[1].created)
+    path, last = kept
     if changed := _changed(last, name, probe):
         return unknown("conformance", f"the last record is of something else: {', '.join(changed)}", run)
     said = verdict(last)

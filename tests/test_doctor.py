@@ -221,6 +221,13 @@ def test_the_record_is_of_this_machine_as_it_is(
     assert found.fix
 
 
+def test_of_several_records_the_last_one_counts(examined: Callable[..., dict[str, Finding]]) -> None:
+    older = store.save(record())
+    os.utime(older, (0, 0))
+    store.save(record(driver="6").model_copy(update={"profile": "inference"}).sealed())
+    assert "driver was 6 and is 7" in examined(acme())["conformance"].found
+
+
 def test_a_damaged_record_is_said(examined: Callable[..., dict[str, Finding]]) -> None:
     path = store.save(record())
     path.write_text("{")

@@ -33,10 +33,17 @@ def save(report: Report) -> Path:
 
 def reports(backend: str) -> Iterable[tuple[Path, Report]]:
     """The kept reports of a backend, the last of each profile."""
-    for profile in PROFILES:
-        path = folder(backend) / f"{profile}.json"
-        if path.is_file():
-            yield path, read(path)
+    return ((path, read(path)) for path in _kept(backend))
+
+
+def last(backend: str) -> tuple[Path, Report] | None:
+    """The report of a backend that was kept last, whatever its profile."""
+    path = max(_kept(backend), key=lambda path: path.stat().st_mtime, default=None)
+    return (path, read(path)) if path else None
+
+
+def _kept(backend: str) -> list[Path]:
+    return [path for profile in PROFILES if (path := folder(backend) / f"{profile}.json").is_file()]
 
 
 def unproven(backend: str, kernels: Mapping[str, str], torch: str) -> list[str]:
