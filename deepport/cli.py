@@ -81,7 +81,7 @@ def _server(device: str, soc: str | None) -> tuple[str, str, str | OnPaper]:
     """The name of the backend that serves the plan, the place as people read it, and the server: there, or on paper."""
     if soc is None:
         place = find_device(device)
-        return place.backend, place.device, place.backend
+        return place.backend, f"{place.device} ({place.facts.name})", place.backend
     if device == "auto":
         raise BadInput("--soc names a chip of a backend; name the backend too, as in --device npu --soc 910B")
     from deepport.paper import OnPaper
