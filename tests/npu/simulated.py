@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from cann.run import environment, parser
 from cann.wheel import Missing
 
