@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict
 from multiprocessing.connection import Connection, Pipe
 from typing import IO, TYPE_CHECKING, Any
@@ -45,7 +45,7 @@ _REPORT = (
 _LACKING = "it opens and cannot compute: install the toolkit's operators for this chip, or a torch that is built for it"
 
 
-def examine(name: str, index: int, seconds: float = SECONDS) -> Iterator[Finding]:
+def examine(name: str, index: int, seconds: float = SECONDS) -> Generator[Finding]:
     """What a doctor finds, as it is found. A run works where none of it is `fatal`. Takes `seconds` at most."""
     ours, theirs = Pipe(duplex=False)
     with ours, tempfile.TemporaryFile() as output:

@@ -296,6 +296,21 @@ def test_its_own_process_imports_no_torch_and_is_fast(tmp_path: Path) -> None:
     assert ended.returncode == 3
 
 
+def test_a_reader_that_goes_ends_the_child(tmp_path: Path) -> None:
+    child = tmp_path / "child"
+    start = f"import os, time; open({str(child)!r}, 'w').write(str(os.getpid())); time.sleep(1000)"
+    with installed(tmp_path, acme=acme(start=start)):
+        found = doctor.examine("acme", 0, 60)
+        while next(found).check != "devices":  # what comes next is its start
+            pass
+        while not child.exists() or not child.read_text():
+            time.sleep(0.05)
+        process = int(child.read_text())
+        assert _lives(process)
+        found.close()
+    assert not _lives(process)
+
+
 def test_the_child_looks_without_torch(tmp_path: Path) -> None:
     """Until the device is started nothing needs it, on any of our own backends."""
     code = (

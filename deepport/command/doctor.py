@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict
 from typing import Annotated
 
@@ -52,11 +53,12 @@ def doctor(
         kind, index = numbered(device)
         name = backend.choose(kind)
         findings = []
-        for finding in examine(name, index, timeout):
-            findings.append(finding)
-            if not as_json:
-                sys.stdout.write(line(finding))
-                sys.stdout.flush()  # the next one may take a while
+        with closing(examine(name, index, timeout)) as found:  # the child ends with us, also where nobody reads on
+            for finding in found:
+                findings.append(finding)
+                if not as_json:
+                    sys.stdout.write(line(finding))
+                    sys.stdout.flush()  # the next one may take a while
         works = not any(f.fatal for f in findings)
         if as_json:
             head = {"device": f"{name}:{index}", "works": works, "fix": first_fix(findings)}
