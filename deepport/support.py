@@ -9,13 +9,22 @@ from deepport import backend, ops
 from deepport.op import Operator
 
 BEGIN, END = "<!-- support: python -m deepport.support -->", "<!-- /support -->"
-IN_TREE = ("cpu", "cuda", "rocm", "npu")
+EVIDENCE = {
+    "cpu": "E5, executed on the chip: `ci/conform`",
+    "cuda": "none yet",
+    "rocm": "none yet",
+    "npu": "E4, simulated: `ci/ascend`",
+}
+"""How far what is said of a backend has been tried (`deepport.conformance.result.EVIDENCE`), and by which script of CI."""
+
+IN_TREE = tuple(EVIDENCE)
 
 
 def table(backends: tuple[str, ...] = IN_TREE) -> str:
     """A Markdown table: operators by backends, kernels by name in the order in which they are asked."""
     kernels = {name: backend.accepted(name, backend.get(name).kernels()) for name in backends}
     rows = [["operator", *backends], ["---"] * (1 + len(backends))]
+    rows.append(["*evidence*", *(EVIDENCE.get(b, "") for b in backends)])
     for name in ops.__all__:
         if isinstance(getattr(ops, name), Operator):
             cells = (", ".join(k.name for k in kernels[b].get(name, [])) or "reference" for b in backends)
