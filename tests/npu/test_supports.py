@@ -214,6 +214,18 @@ def test_caches_of_two_dtypes_are_refused() -> None:
     assert _asked(key, "A2", {}, compressed_pages=pages.half()).code == "dtype"
 
 
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        (("index_topk", "npu_lightning_indexer"), "table"),
+        (("sparse_attention", "npu_sparse_flash_attention"), "window_table"),
+    ],
+)
+def test_a_batch_of_no_sequences_is_refused(key: tuple[str, str], name: str) -> None:
+    answer = _asked(key, "A2", {}, **{name: torch.empty(0, 3, dtype=torch.int32)})
+    assert (answer.code, answer.reason) == ("shape", "there are no sequences")
+
+
 def test_kernels_are_listed_without_torch_npu() -> None:
     code = "import sys; from deepport_npu.kernels import kernels_for; kernels_for('A2', {}); print('torch_npu' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -116,6 +116,8 @@ def _gathered(pages: Tensor, table: Tensor, owner: Tensor, entries: Tensor, ther
 def _supports(chip: Chip, call: Signature) -> Support:
     q, window, table, compressed = call["q"], call["window_pages"], call["window_table"], call["compressed_pages"]
     tokens, heads, size = q.shape
+    if not table.shape[0]:
+        return no("shape", "there are no sequences")
     rows, listed = tokens + table.shape[0] * (call["window_size"] - 1), call["window_size"]
     if compressed is not None:
         more, entries = _more(call)

@@ -106,6 +106,8 @@ def _supports(chip: Chip, call: Signature) -> Support:
     tokens, heads, size = q.shape
     if weights.dtype not in (torch.float32, q.dtype):
         return no("dtype", f"weights are {weights.dtype}; scores are computed again in float32")
+    if not table.shape[0]:
+        return no("shape", "there are no sequences")
     return every(
         chip.takes(
             _VENDOR, query=laid(q.dtype, tokens, 1, heads, size), key=laid(pages.dtype, *pages.shape[:2], 1, size),
