@@ -193,7 +193,7 @@ def test_an_argument_or_operator_that_the_table_has_not_is_a_bug() -> None:
         ('same_dtype = [["input", "r1", "r2"]]', 'same_dtype = [["input", "r9"]]', "'r9', which is no tensor"),
         ("max = 2048 }", "most = 2048 }", "'most' is none of"),
         ('dtypes = ["float32"], shapes = ["D"]', 'dtypes = [], shapes = ["D"]', "dtypes and shapes are needed"),
-        ("[sources]", "[sources", "capabilities: "),
+        ("[sources]\nwheel", "[sources\nwheel", "capabilities: "),
     ],
 )
 def test_a_table_that_cannot_be_meant_is_refused_when_it_is_read(old: str, new: str, said: str) -> None:
