@@ -38,6 +38,9 @@ class Signature:
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]
 
+    def __str__(self) -> str:
+        return f"{self.operator}({', '.join(f'{name} {_shown(value)}' for name, value in self.arguments.items())})"
+
 
 @dataclass(frozen=True)
 class Support:
@@ -77,6 +80,12 @@ class Kernel:
 def signature_of(operator: str, arguments: Mapping[str, Any]) -> Signature:
     """The signature of a call with these arguments."""
     return Signature(operator, {name: _spec(value) for name, value in arguments.items()})
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, TensorSpec):
+        return f"{str(value.dtype).removeprefix('torch.')} {'x'.join(map(str, value.shape)) or 'scalar'}"
+    return f"[{', '.join(map(_shown, value))}]" if isinstance(value, tuple) else str(value)
 
 
 def _spec(value: Any) -> Any:

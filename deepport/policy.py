@@ -81,10 +81,14 @@ class Session:
     def serve(self, operator: Operator[..., Any], arguments: tuple[Any, ...]) -> Any:
         started = self._backend(operator, arguments)
         choice = self._choose(operator, arguments, started)
-        if self.record is None:
-            return choice.run(*arguments)
         runtime = started.runtime if started else None
-        return self.record.timed(operator, choice.implementation, choice.refusals, runtime, choice.run, arguments)
+        try:
+            if self.record is None:
+                return choice.run(*arguments)
+            return self.record.timed(operator, choice.implementation, choice.refusals, runtime, choice.run, arguments)
+        except Exception as error:  # never retried; who reads it shall know where it was, and with what
+            error.add_note(f"in {operator.signature(arguments)} by {choice.implementation}{_behind(runtime)}")
+            raise
 
     def trace(self, operator: Operator[..., Any], arguments: tuple[Any, ...]) -> None:
         """Note who would serve a call whose tensors have no data."""
@@ -151,6 +155,12 @@ def _answers(
             what = f"supports() raised {type(error).__name__}: {error}"
             raise BackendBroken(f"{operator.name}: {implementation}: {what}") from error
         yield implementation, kernel, support
+
+
+def _behind(runtime: Any) -> str:
+    """What to do where the device runs behind its caller, so that an earlier call may be the one that failed."""
+    blocking = getattr(runtime, "blocking", "")
+    return f", or in an earlier call: {blocking} makes each wait for the device" if blocking else ""
 
 
 def _device(operator: Operator[..., Any], arguments: tuple[Any, ...]) -> torch.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -57,6 +58,12 @@ def _limit(otherwise: int) -> int:
         return otherwise
 
 
+def _set(variable: str) -> bool:
+    """Whether the environment has it: `NAME=1`."""
+    name, _, value = variable.partition("=")
+    return os.environ.get(name) == value
+
+
 class _TorchEvent:
     def __init__(self, module: Any) -> None:
         self._event = module.Event(enable_timing=True)
@@ -73,11 +80,15 @@ class _TorchEvent:
 
 
 class TorchRuntime:
-    """A torch device type with streams and events: cuda (also under ROCm), npu; BackendUnavailable where none opens."""
+    """A torch device type with streams and events: cuda (also under ROCm), npu; BackendUnavailable where none opens.
+
+    `blocking` is the vendor's environment variable, with its value, under which every call waits for the device.
+    """
 
     asynchronous = True
 
-    def __init__(self, device_type: str) -> None:
+    def __init__(self, device_type: str, blocking: str = "") -> None:
+        self.blocking = "" if _set(blocking) else blocking
         self._module: Any = torch.get_device_module(device_type)
         try:
             self._module.init()

@@ -107,9 +107,15 @@ def test_a_terminal_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Prompt.read("x", None, None, None) == Prompt("x")
 
 
+def noted(error: Exception, note: str) -> Exception:
+    error.add_note(note)
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
+        (noted(ValueError("a"), "in b"), 1, "internal error: ValueError: a; in b; rerun with --traceback"),
         (ValueError("first\nsecond"), 1, "internal error: ValueError: first second; rerun with --traceback"),
         (MemoryError(), 1, "out of memory: "),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"), 1, "out of memory: Default"),

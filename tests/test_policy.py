@@ -38,6 +38,21 @@ def linear(dtype: torch.dtype = torch.float32, device: str = "cpu") -> Tensor:
 # device
 
 
+@pytest.mark.parametrize("recorded", [False, True])
+def test_an_error_says_in_which_call_and_with_what(recorded: bool) -> None:
+    record = Record() if recorded else None
+    with Session(record=record), pytest.raises(RuntimeError) as caught:
+        ops.rms_norm(torch.ones(2, 3), torch.ones(4, dtype=BFLOAT16), 1e-6)
+    assert caught.value.__notes__ == ["in rms_norm(x float32 2x3, weight bfloat16 4, eps 1e-06) by reference"]
+
+
+def test_an_error_of_a_device_that_runs_behind_may_be_an_earlier_call_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend.start("cpu").runtime, "blocking", "WAIT=1", raising=False)
+    with Session(backend="cpu"), pytest.raises(RuntimeError) as caught:
+        ops.rms_norm(torch.ones(2, 3), torch.ones(4), 1e-6)
+    assert caught.value.__notes__[0].endswith(", or in an earlier call: WAIT=1 makes each wait for the device")
+
+
 def test_a_kernel_serves_what_it_takes_and_the_reference_the_rest() -> None:
     with Session(record=Record()) as session:
         linear(BFLOAT16)

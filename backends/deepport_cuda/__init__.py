@@ -56,7 +56,7 @@ class CudaBackend:
     def start(self) -> Runtime:
         from deepport.runtime import TorchRuntime
 
-        return TorchRuntime("cuda")
+        return TorchRuntime("cuda", blocking="CUDA_LAUNCH_BLOCKING=1")
 
     def kernels(self) -> Sequence[Kernel]:
         return ()

@@ -96,7 +96,7 @@ class NpuBackend:
             raise BackendUnavailable(f"npu: torch_npu cannot be imported: {printable(str(error))}") from error
         from deepport.runtime import TorchRuntime
 
-        return TorchRuntime("npu")
+        return TorchRuntime("npu", blocking="ASCEND_LAUNCH_BLOCKING=1")
 
     def kernels(self) -> Sequence[Kernel]:
         probe = self.probe()

@@ -66,7 +66,7 @@ class RocmBackend:
     def start(self) -> Runtime:
         from deepport.runtime import TorchRuntime
 
-        return TorchRuntime("cuda")
+        return TorchRuntime("cuda", blocking="HIP_LAUNCH_BLOCKING=1")
 
     def kernels(self) -> Sequence[Kernel]:
         return ()

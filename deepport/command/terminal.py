@@ -83,7 +83,10 @@ def _described(error: BaseException) -> tuple[int, str]:
         return 1, f"out of memory: {text}; a smaller --chunk needs less"
     if isinstance(error, OSError):  # a full disk, a file that may not be read
         return 1, text
-    return 1, f"internal error: {type(error).__name__}: {text}; rerun with --traceback"
+    where = "".join(
+        f"; {note}" for note in getattr(error, "__notes__", ())
+    )  # the call that failed (`deepport.record.called`)
+    return 1, f"internal error: {type(error).__name__}: {text}{where}; rerun with --traceback"
 
 
 def _say(text: str) -> None:

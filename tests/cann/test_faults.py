@@ -54,3 +54,16 @@ def test_deepport_ends_with_one_line(npu: Run, fault: str, said: str, options: s
     assert len(lines) == 1 and said in lines[0], done.stderr
     assert "Traceback" not in done.stderr
     assert time.monotonic() - begin < 60  # nothing hangs
+
+
+@pytest.mark.slow
+def test_a_late_error_is_named_by_the_run_that_waits(npu: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first line says how to make every call wait; that run names the operator, with its arguments."""
+    arguments = ("-m", "deepport.run", "--device", "npu", "--prompt", "Return", "--max-new-tokens", "2")
+    options = "--lazy --fault late:aclnnSearchSorted"
+    first = npu(*arguments, options=options).stderr.splitlines()[-1]
+    assert ", or in an earlier call: ASCEND_LAUNCH_BLOCKING=1 makes each wait for the device" in first
+    monkeypatch.setenv("ASCEND_LAUNCH_BLOCKING", "1")
+    second = npu(*arguments, options=options).stderr.splitlines()[-1]
+    assert "aclnnSearchSorted" in second and "earlier call" not in second
+    assert "; in " in second and " by " in second and " int32 2" in second
