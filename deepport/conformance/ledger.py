@@ -128,7 +128,11 @@ def _order(result: Result) -> tuple[str, str, str, bool, str]:
 
 
 def _stale(gaps: tuple[Gap, ...], profile: Profile, results: list[Result]) -> list[str]:
-    """Gaps that no case knows of. One for some cases only may be of a grid that bring-up does not run."""
+    """Gaps that no case knows of.
+
+    One for some cases only may be of a grid that bring-up does not run, or of an operator that this run leaves out.
+    """
+    ran = {r.operator for r in results}
     nobody = [
         gap for gap in gaps if not any(gap.covers(name, gap.case, gap.implementation) for name in (*operators, MODEL))
     ]
@@ -136,9 +140,16 @@ def _stale(gaps: tuple[Gap, ...], profile: Profile, results: list[Result]) -> li
         f"the gap of {gap.operator} ({gap}) matches no case"
         for gap in gaps
         if (gap.case == "*" or profile != "bring-up")
+        and _named(gap, profile) <= ran
         and any(gap.covers(r.operator, gap.case, gap.implementation) for r in results)
         and not any(gap.covers(r.operator, r.case.label, r.implementation) for r in results)
     ]
+
+
+def _named(gap: Gap, profile: Profile) -> set[str]:
+    """The operators of a profile that a gap speaks of."""
+    required = {o for o in operators if profile == "training" or not o.endswith("_backward")} | {MODEL}
+    return {name for name in required if gap.covers(name, gap.case, gap.implementation)}
 
 
 def _kernels(offers: list[Offered], hashes: Mapping[str, str], name: str) -> tuple[KernelInfo, ...]:
