@@ -24,7 +24,7 @@ LIBRARIES = {
     "ascendcl": ["process.cpp", "memory.cpp", "stream.cpp", "legacy.cpp", "refused.cpp"],
     "acl_op_compiler": ["compiler.cpp"],
     "opapi": ["handles.cpp", "operators.cpp", "trampoline.S"],
-    "hccl": [],
+    "hccl": ["hccl.cpp"],
     "nnopbase": [],
     "ge_runner": [],
     "graph": [],

@@ -15,22 +15,24 @@ import cann.ops  # noqa: F401  (declares the operators)
 from cann import wire
 from cann.dispatch import Dispatcher
 from cann.faults import Plan
+from cann.hccl import Collectives
 from cann.scheduler import Eager, Lazy
 
 _WORDS = C.POINTER(C.c_uint64)
 _PREPARE = C.CFUNCTYPE(C.c_long, C.c_int, _WORDS, _WORDS, _WORDS)
 _EXECUTE = C.CFUNCTYPE(C.c_long, C.c_uint64, C.c_uint64)
+_CARRY = C.CFUNCTYPE(C.c_int, C.c_int, _WORDS)
 _HOOK = C.CFUNCTYPE(C.c_int64, C.c_int, C.c_uint64, C.c_uint64, C.c_uint64, C.c_uint64)
 
-dispatcher = Dispatcher(
-    Plan.parse(os.environ.get("CANN_SIMULATOR_FAULTS", "")),
-    Lazy() if os.environ.get("CANN_SIMULATOR_LAZY") == "1" else Eager(),
-)
+scheduler = Lazy() if os.environ.get("CANN_SIMULATOR_LAZY") == "1" else Eager()
+dispatcher = Dispatcher(Plan.parse(os.environ.get("CANN_SIMULATOR_FAULTS", "")), scheduler)
 _callbacks = _PREPARE(dispatcher.prepare), _EXECUTE(dispatcher.execute), _HOOK(dispatcher.event)
+_carry = _CARRY(Collectives(scheduler).carry)
 """Kept: native code calls them as long as the process lives."""
 
 wire.opapi.deepport_cann_register_operators(*_callbacks[:2])
 wire.acl.deepport_cann_register(_callbacks[2])
+C.CDLL("libhccl.so").deepport_cann_register_collectives(_carry)
 
 
 @atexit.register
