@@ -30,18 +30,18 @@ def embedding(weight: Tensor, ids: Tensor, out: Tensor) -> None:
 @aclnn("aclnnIndex", "T L | T")
 def index(x: Tensor, ids: list[Tensor], out: Tensor) -> None:
     if out.numel():
-        out.copy_(x[_chosen(ids)])
+        out.copy_(torch.ops.aten.index(x, _chosen(ids)))
 
 
 @aclnn("aclnnIndexPutImpl", "T L T b b")
 def index_put(x: Tensor, ids: list[Tensor], values: Tensor, accumulate: bool, unsafe: bool) -> None:
     if any(i.numel() for i in ids):
-        x.index_put_(_chosen(ids), values, accumulate=accumulate)
+        torch.ops.aten.index_put_(x, _chosen(ids), values, accumulate)
 
 
-def _chosen(ids: list[Tensor]) -> tuple[Tensor | slice, ...]:
+def _chosen(ids: list[Tensor]) -> list[Tensor | None]:
     """A dimension that is not indexed comes as a tensor without elements. Where all are so, there is nothing to index."""
-    return tuple(_ids(i) if i.numel() else slice(None) for i in ids)
+    return [_ids(i) if i.numel() else None for i in ids]
 
 
 def _ids(ids: Tensor) -> Tensor:

@@ -52,7 +52,8 @@ torch.masked_select(x, mask) ; torch.unique(ids, return_inverse=True, return_cou
 # indexing
 torch.gather(x, 1, places) ; x.index_select(0, rows) ; x[rows] ; x[:, rows] ; x[rows, rows] ; x[None, rows] ; x[rows[:0]]
 F.embedding(ids % 4, x) ; x.clone().index_put_((rows,), y[:3]) ; x.clone().index_put_((rows, rows), y[0, :3], accumulate=True)
-x.clone().index_put_((rows[:0], rows[:0]), y[0, :0]) ; x.index_add(0, rows, y[:3], alpha=2) ; x.index_copy(0, rows, y[:3])
+x.clone().index_put_((rows[:0], rows[:0]), y[0, :0]) ; torch.ops.aten.index_put_(x.clone(), [None, rows], y[:, :3])
+x.index_add(0, rows, y[:3], alpha=2) ; x.index_copy(0, rows, y[:3])
 x.clone().index_copy_(0, rows, y[:3]) ; x.index_fill(0, rows, 2) ; x.clone().index_fill_(0, rows, 2)
 x.scatter(1, places, y) ; x.clone().scatter_(1, places, y) ; x.scatter(1, places, 2.0) ; x.clone().scatter_(1, places, 2.0)
 x.scatter_add(1, places, y) ; x.masked_fill(mask, 2) ; x.masked_fill(mask, y.sum()) ; x.clone().masked_scatter_(mask, y)
