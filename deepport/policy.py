@@ -26,7 +26,7 @@ from deepport.errors import BackendBroken, FallbackBudgetExceeded, Unsupported
 from deepport.kernel import Kernel, Support
 from deepport.op import Operator
 from deepport.paper import OnPaper
-from deepport.record import Record
+from deepport.record import Record, called
 from deepport.server import Server, current_server, set_default_server
 
 Fallback = Literal["device", "error", "host"]
@@ -87,7 +87,7 @@ class Session:
                 return choice.run(*arguments)
             return self.record.timed(operator, choice.implementation, choice.refusals, runtime, choice.run, arguments)
         except Exception as error:  # never retried; who reads it shall know where it was, and with what
-            error.add_note(f"in {operator.signature(arguments)} by {choice.implementation}{_behind(runtime)}")
+            error.add_note(called(operator, arguments, choice.implementation, runtime))
             raise
 
     def trace(self, operator: Operator[..., Any], arguments: tuple[Any, ...]) -> None:
@@ -155,12 +155,6 @@ def _answers(
             what = f"supports() raised {type(error).__name__}: {error}"
             raise BackendBroken(f"{operator.name}: {implementation}: {what}") from error
         yield implementation, kernel, support
-
-
-def _behind(runtime: Any) -> str:
-    """What to do where the device runs behind its caller, so that an earlier call may be the one that failed."""
-    blocking = getattr(runtime, "blocking", "")
-    return f", or in an earlier call: {blocking} makes each wait for the device" if blocking else ""
 
 
 def _device(operator: Operator[..., Any], arguments: tuple[Any, ...]) -> torch.device:

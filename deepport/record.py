@@ -31,6 +31,15 @@ class Row:
     refusals: tuple[tuple[str, str], ...] = ()
 
 
+def called(
+    operator: Operator[..., Any], arguments: tuple[Any, ...], implementation: str, runtime: Runtime | None
+) -> str:
+    """Which call it was, for who reads of its failure; and, where the device runs behind its caller, how to make it wait."""
+    blocking = getattr(runtime, "blocking", "")
+    behind = f", or in an earlier call: {blocking} makes each wait for the device" if blocking else ""
+    return f"in {operator.signature(arguments)} by {implementation}{behind}"
+
+
 class HostEvent:
     """A point in time on the host."""
 

@@ -83,9 +83,8 @@ def _described(error: BaseException) -> tuple[int, str]:
         return 1, f"out of memory: {text}; a smaller --chunk needs less"
     if isinstance(error, OSError):  # a full disk, a file that may not be read
         return 1, text
-    where = "".join(
-        f"; {note}" for note in getattr(error, "__notes__", ())
-    )  # the call that failed (`deepport.record.called`)
+    # The call that failed, as deepport.record.called tells it.
+    where = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
     return 1, f"internal error: {type(error).__name__}: {text}{where}; rerun with --traceback"
 
 
