@@ -65,6 +65,7 @@ def again(what: str, path: Path | None = None, folder: Path | None = None, timeo
     if Path(what).is_dir():
         return _bundle(Path(what))
     from deepport.conformance.repro import again, find, keep
+    from deepport.conformance.result import MODEL
 
     then, report = find(what, path)
     now, got = again(then, report, timeout)
@@ -72,7 +73,7 @@ def again(what: str, path: Path | None = None, folder: Path | None = None, timeo
     _gates(now.gates, {(g.gate, g.metric): g for g in then.gates})
     if now.status == "pass":
         return 0
-    if now.case.grid != "model":  # that has no arguments to keep: deepport bisect finds the call that is wrong
+    if now.case.grid != MODEL:  # that has no arguments to keep: deepport bisect finds the call that is wrong
         folder = folder or Path(f"deepport-repro-{now.id}")
         keep(folder, report.backend, now, got)
         sys.stdout.write(

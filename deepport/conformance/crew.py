@@ -16,6 +16,7 @@ from deepport.conformance import wire
 from deepport.conformance.assemble import Answers, Subject, result, unanswered
 from deepport.conformance.pool import Died, Slot, Worker
 from deepport.conformance.result import (
+    MODEL,
     REFERENCE,
     CaseKey,
     Evidence,
@@ -26,10 +27,6 @@ from deepport.conformance.result import (
     Status,
     Yardstick,
 )
-
-MODEL = "model"
-"""What stands for an operator where a case is a whole model."""
-
 
 _HANGS = 3
 """Cases that an implementation may hang on before the run stops waiting for it."""

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from deepport import backend
 from deepport.conformance.assemble import Subject, gapped, unanswered
-from deepport.conformance.crew import MODEL, CaseTask, Item, Offered, Task, place_of
+from deepport.conformance.crew import CaseTask, Item, Offered, Task, place_of
 from deepport.conformance.environment import environment
 from deepport.conformance.journal import Journal
 from deepport.conformance.result import (
+    MODEL,
     REFERENCE,
     CaseKey,
     DeviceInfo,

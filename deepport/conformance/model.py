@@ -18,7 +18,7 @@ from torch import Tensor
 
 from deepport.conformance.composition import compositions, gradient_gates, informative
 from deepport.conformance.decisions import Decisions, Directed, everything
-from deepport.conformance.result import PROFILES, CaseKey, Gate, Profile
+from deepport.conformance.result import MODEL, PROFILES, CaseKey, Gate, Profile
 from deepport.conformance.trace import Script, gradients, play
 from deepport.record import Record, Row
 from deepport_model.config import Config, EngramConfig, Yarn
@@ -67,7 +67,7 @@ class ModelCase:
     @property
     def key(self) -> CaseKey:
         parameters = {"config": self.config, "dtype": self.dtype, "part": self.part}
-        return CaseKey(grid="model", label=self.label, builder="model", parameters=parameters)
+        return CaseKey(grid=MODEL, label=self.label, builder=MODEL, parameters=parameters)
 
 
 MODEL_CASES: tuple[ModelCase, ...] = (

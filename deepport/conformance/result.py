@@ -34,6 +34,13 @@ REFERENCE = "reference"
 """The implementation of a case that no kernel takes."""
 
 
+MODEL = "model"
+"""What stands for an operator, and for its grid, where a case is a whole model, which kernels compute together."""
+
+SPY = "served by"
+"""The measurement that passes where production, asked through the dispatcher, called the implementation that a result names."""
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 

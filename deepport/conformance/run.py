@@ -8,11 +8,11 @@ from typing import Any, Protocol
 
 from deepport import ops
 from deepport.conformance import grids, model
-from deepport.conformance.crew import MODEL, CaseTask, Crew, MutantTask, Task, place_of
+from deepport.conformance.crew import CaseTask, Crew, MutantTask, Task, place_of
 from deepport.conformance.journal import Journal
 from deepport.conformance.ledger import Ledger
 from deepport.conformance.pool import Died, Slot
-from deepport.conformance.result import MutantResult, Profile, Report, Result
+from deepport.conformance.result import MODEL, MutantResult, Profile, Report, Result
 from deepport.errors import BackendBroken, BackendUnavailable, BadInput
 from deepport.op import Operator, operators
 

@@ -17,7 +17,7 @@ from deepport.conformance.execute import Execution, Far, Implementation, execute
 from deepport.conformance.guard import Guard, padded_strides
 from deepport.conformance.judge import itself, judge, nulls
 from deepport.conformance.oracle import Truth, alike, content_hash, tensors, truth
-from deepport.conformance.result import REFERENCE, CaseKey, Gate, Yardstick
+from deepport.conformance.result import REFERENCE, SPY, CaseKey, Gate, Yardstick
 from deepport.kernel import YES, Kernel, TensorSpec
 from deepport.op import Operator
 from deepport.policy import Session
@@ -130,7 +130,7 @@ def _spied(operator: Operator[..., Any], implementation: str, record: Record) ->
     served = sorted({r.implementation for r in record.rows if r.operator == operator.name})
     right = served == [implementation]
     detail = "" if right else f"{', '.join(served) or 'nobody'} served, not {implementation}"
-    return Gate(gate="G1", metric="served by", status="pass" if right else "fail", detail=detail)
+    return Gate(gate="G1", metric=SPY, status="pass" if right else "fail", detail=detail)
 
 
 def _facts(operator: Operator[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:

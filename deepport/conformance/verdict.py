@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-from deepport.conformance.result import EVIDENCE, Report, Result, Status
+from deepport.conformance.result import EVIDENCE, MODEL, Report, Result, Status
 
 Word = Literal["conforms", "conforms with gaps", "does not conform", "incomplete"]
 
@@ -60,7 +60,7 @@ def verdict(report: Report) -> Verdict:
     word = _word(report, statuses + others, bool(survivors or nulls))
     by_kernels = sum(r.by_kernel for r in passed)
     # A whole model is a case, and no kernel.
-    kernels = len({(r.operator, r.implementation) for r in report.results if r.by_kernel and r.case.grid != "model"})
+    kernels = len({(r.operator, r.implementation) for r in report.results if r.by_kernel and r.case.grid != MODEL})
     return Verdict(
         required=len(serving),
         passed=len(passed),

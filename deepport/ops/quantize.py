@@ -10,7 +10,7 @@ from deepport import formats
 from deepport.op import operator
 from deepport.spec import EXACT, FLOATS, Case, Cost, case, nbytes, normal
 
-_FORMATS = (
+FORMATS = (
     "fp8_e4m3:128x128",
     "fp8_e4m3:32x32",
     "fp8_e4m3:1x32",
@@ -28,7 +28,7 @@ def quantize_arguments(
 
 
 def _quantize_cases() -> Iterator[Case]:
-    for format in _FORMATS:
+    for format in FORMATS:
         for shape in ((1, 64), (40, 160), (2, 130, 64)):
             for dtype in FLOATS:
                 yield case(quantize_arguments, shape=shape, format=format, power_of_two=True, dtype=dtype)
@@ -66,7 +66,7 @@ def dequantize_arguments(g: Generator, shape: tuple[int, ...], format: str, dtyp
 
 
 def _dequantize_cases() -> Iterator[Case]:
-    for format in _FORMATS:
+    for format in FORMATS:
         for dtype in FLOATS:
             yield case(dequantize_arguments, shape=(2, 130, 64), format=format, dtype=dtype)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from deepport.conformance.result import Gate, MutantResult, Report, Result, Status
+from deepport.conformance.result import MODEL, SPY, Gate, MutantResult, Report, Result, Status
 from deepport.report.words import count, measured
 
 State = Literal["fails", "unsupported", "not run", "gap", "kernels", "both", "reference"]
@@ -32,11 +32,6 @@ MEANINGS: dict[State, str] = {
     "both": "all right, some by kernels, some by references",
     "reference": "all right, computed by references (plain torch)",
 }
-SPY = "served by"
-"""The gate that passes where production, asked through the dispatcher, called the implementation that the result names."""
-
-MODEL = "model"
-"""The grid of whole models, which an operator's kernels compute together."""
 
 _BAD: tuple[Status, ...] = ("fail", "error", "timeout")
 _ANSWERED: tuple[Status, ...] = ("pass", "fail", "gap")

@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from deepport.conformance.result import KernelInfo, Report
+from deepport.conformance.result import MODEL, KernelInfo, Report
 from deepport.errors import DeepportError
-from deepport.report.facts import MODEL
 from deepport.report.words import count
 
 Installed = Callable[[str], Mapping[str, str]]

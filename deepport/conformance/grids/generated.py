@@ -32,7 +32,7 @@ from deepport.ops.moe import (
     route_arguments,
     swiglu_arguments,
 )
-from deepport.ops.quantize import dequantize_arguments, quantize_arguments
+from deepport.ops.quantize import FORMATS, dequantize_arguments, quantize_arguments
 from deepport.spec import FLOATS, Builder, Case, case
 
 GRID, COUNT = "generated", 8
@@ -50,18 +50,7 @@ odd = among((1, 2, 3, 5, 7, 13, 16, 17, 31, 33, 48, 63, 64, 65, 96, 127, 129, 16
 """Sizes, on either side of vectors and tiles."""
 tokens = among((0, 0, 1, 1, 2, 3, 7, 17, 33, 63, 64, 65, 129))
 row_formats = among((PLAIN, "fp8_e4m3:1x32", "int8:row", "mxfp4"))
-all_formats = among(
-    (
-        PLAIN,
-        "fp8_e4m3:128x128",
-        "fp8_e4m3:32x32",
-        "fp8_e4m3:1x32",
-        "fp8_e4m3fnuz:128x128",
-        "mxfp4",
-        "int8:row",
-        "int8:channel",
-    )
-)
+all_formats = among((PLAIN, *FORMATS))
 
 
 def even(sizes: st.SearchStrategy[int]) -> st.SearchStrategy[int]:
