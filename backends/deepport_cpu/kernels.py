@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from deepport import formats, ops
+from deepport import composed, formats
 from deepport.kernel import YES, Kernel, Signature, Support, no
 
 _ROWS = 16
@@ -51,19 +51,9 @@ def _composable(signature: Signature) -> Support:
     return YES
 
 
-def moe_experts(
-    x: Tensor, ids: Tensor, weights: Tensor, w13: Tensor, w2: Tensor, limit: float | None,
-    w13_scale: Tensor | None = None, w2_scale: Tensor | None = None, format: str = formats.PLAIN,
-) -> Tensor:  # fmt: skip
-    rows, offsets, inverse = ops.moe_dispatch(x, ids, w13.shape[0])
-    gate, up = ops.grouped_linear(rows, w13, w13_scale, format, offsets).chunk(2, -1)
-    y = ops.grouped_linear(ops.swiglu(gate, up, limit), w2, w2_scale, format, offsets)
-    return ops.moe_combine(y, weights, inverse, ids)
-
-
 KERNELS = (
     Kernel("linear", "onednn", linear, _bfloat16),
     Kernel("block_linear", "onednn", block_linear, _bfloat16),
     Kernel("grouped_linear", "onednn", grouped_linear, _bfloat16),
-    Kernel("moe_experts", "composed", moe_experts, _composable),
+    Kernel("moe_experts", "composed", composed.moe_experts, _composable),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from deepport import formats, ops
+from deepport import composed, formats
 from deepport.formats import accumulation
 from deepport.kernel import YES, Kernel, Signature, Support, no
 from deepport.ops.moe import SCORING
@@ -18,7 +18,7 @@ def kernels(chip: Chip) -> tuple[Kernel, ...]:
         Kernel("moe_dispatch", "npu_moe_init_routing", moe_dispatch, lambda s: _dispatch(chip, s)),
         Kernel("moe_combine", "npu_moe_token_unpermute", moe_combine, lambda s: _combine(chip, s)),
         Kernel("grouped_linear", "npu_grouped_matmul", grouped_linear, lambda s: _grouped(chip, s)),
-        Kernel("moe_experts", "composed", moe_experts, lambda s: _composed(chip, s)),
+        Kernel("moe_experts", "composed", composed.moe_experts, lambda s: _composed(chip, s)),
     )
 
 
@@ -131,16 +131,6 @@ def _grouped(chip: Chip, call: Signature) -> Support:
         group_type=0,
         group_list_type=0,
     )
-
-
-def moe_experts(
-    x: Tensor, ids: Tensor, weights: Tensor, w13: Tensor, w2: Tensor, limit: float | None,
-    w13_scale: Tensor | None = None, w2_scale: Tensor | None = None, format: str = formats.PLAIN,
-) -> Tensor:  # fmt: skip
-    rows, offsets, inverse = ops.moe_dispatch(x, ids, w13.shape[0])
-    gate, up = ops.grouped_linear(rows, w13, w13_scale, format, offsets).chunk(2, -1)
-    y = ops.grouped_linear(ops.swiglu(gate, up, limit), w2, w2_scale, format, offsets)
-    return ops.moe_combine(y, weights, inverse, ids)
 
 
 def _composed(chip: Chip, call: Signature) -> Support:
