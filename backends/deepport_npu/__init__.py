@@ -95,7 +95,9 @@ class NpuBackend:
         except Exception as error:  # a missing library, an ABI mismatch, an import hook: all are reasons, none is ours
             raise BackendUnavailable(f"npu: torch_npu cannot be imported: {printable(str(error))}") from error
         from deepport.runtime import TorchRuntime
+        from deepport_npu import vllm_ascend
 
+        vllm_ascend.load()
         return TorchRuntime("npu", blocking="ASCEND_LAUNCH_BLOCKING=1")
 
     def kernels(self) -> Sequence[Kernel]:

@@ -27,7 +27,7 @@ TORCH_NPU = "2.13"
 CANN = "9.2"
 """The newest CANN for which a least version is documented."""
 
-_OPERATOR = {"source", "same_dtype", "tensors", "sizes", "attributes", "chips"}
+_OPERATOR = {"source", "schema", "same_dtype", "tensors", "sizes", "attributes", "chips"}
 _CHIP = {"tensors", "sizes", "attributes", "torch_npu", "cann", "source"}
 _TENSOR = {"dtypes", "shapes", "contiguous", "empty", "optional", "source"}
 _BOUND = {"one_of", "min", "max", "multiple", "power_of_two", "or", "source"}
@@ -87,7 +87,7 @@ class TensorRule:
 
 @dataclass(frozen=True)
 class Entry:
-    """One vendor operator on one generation of chip."""
+    """One vendor operator on one generation of chip. `schema` is what it must be declared with, "" for torch_npu's."""
 
     operator: str
     family: str
@@ -98,6 +98,7 @@ class Entry:
     sizes: Mapping[str, Bound]
     attributes: Mapping[str, Bound]
     same_dtype: tuple[tuple[str, ...], ...]
+    schema: str
 
 
 def check(operator: str, family: str, versions: Mapping[str, str], arguments: Mapping[str, Any]) -> Support:
@@ -249,6 +250,7 @@ def _entry(name: str, family: str, data: dict[str, Any], sources: Mapping[str, s
         sizes={n: _bound(f"{where}, {n}", b, source, sources) for n, b in parts["sizes"].items()},
         attributes={n: _bound(f"{where}, {n}", b, source, sources) for n, b in parts["attributes"].items()},
         same_dtype=tuple(map(tuple, data.get("same_dtype", ()))),
+        schema=data.get("schema", ""),
     )
     _consistent(where, entry)
     return entry

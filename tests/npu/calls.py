@@ -34,6 +34,8 @@ SIZES: dict[str, dict[str, int]] = {
     "npu_quant_matmul": {"M": 3, "K": 8, "N": 4},
     "npu_weight_quant_batchmatmul": {"M": 3, "K": 8, "N": 4},
     "npu_dynamic_mx_quant": {"T": 3, "K": 64, "E": 2},
+    "npu_hc_post": {"T": 3, "n": 4, "D": 4096},
+    "inplace_partial_rotary_mul": {"S": 5, "N": 3, "D": 512, "R": 64},
 }
 
 ATTRIBUTES: dict[str, dict[str, Any]] = {

@@ -27,6 +27,7 @@ from deepport.ops.moe import (
     route_arguments,
     swiglu_arguments,
 )
+from deepport_npu.capability import table
 from deepport_npu.kernels import kernels_for
 
 BF16 = torch.bfloat16
@@ -67,13 +68,15 @@ BASES: dict[tuple[str, str], tuple[Callable[..., dict[str, Any]], dict[str, Any]
 }
 """A call that each kernel takes on A2, or on A5 where A2 has no such operator: what draws its arguments, and from what."""
 
+_CUSTOM = [name for name, chips in table().items() if next(iter(chips.values())).schema]
 _WITH_ONLY_A5 = ("mhc_pre", "mhc_post")
 
 
 @cache
 def _kernels(family: str) -> dict[tuple[str, str], Kernel]:
+    """Those that need torch_npu only; the others are asked in `test_custom.py`, where their operators are declared."""
     found = accepted("npu", kernels_for(family, VERSIONS))
-    return {(name, k.name): k for name, kernels in found.items() for k in kernels}
+    return {(name, k.name): k for name, kernels in found.items() for k in kernels if k.name not in _CUSTOM}
 
 
 def _home(operator: str) -> str:

@@ -1,4 +1,4 @@
-"""Kernels on torch_npu's fused operators, and composites of torch operators where those gain over the references.
+"""Kernels on the fused operators of torch_npu and vllm-ascend, and composites of torch operators that gain over references.
 
 What a vendor operator takes is in `capabilities.toml` alone: a kernel asks the table before it says yes, so that no call fails
 inside the vendor. Nothing here imports torch_npu before a kernel runs.
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from itertools import chain
 
 from deepport.kernel import Kernel
-from deepport_npu.kernels import attention, dense, index, mhc, moe
+from deepport_npu.kernels import attention, custom, dense, index, mhc, moe
 from deepport_npu.kernels.chip import Chip
 
 
@@ -20,4 +20,4 @@ def kernels_for(family: str, versions: Mapping[str, str]) -> tuple[Kernel, ...]:
     `versions` has `torch_npu` and `cann`. Kernels on operators that this chip has not are listed too: they refuse, and say why.
     """
     chip = Chip(family, versions)
-    return tuple(chain.from_iterable(part.kernels(chip) for part in (dense, moe, index, attention, mhc)))
+    return tuple(chain.from_iterable(part.kernels(chip) for part in (custom, dense, moe, index, attention, mhc)))

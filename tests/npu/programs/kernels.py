@@ -12,13 +12,10 @@ from typing import Any
 
 import torch
 import torch_npu  # noqa: F401  (registers the device)
-from torch import Tensor
+from npu.attempt import attempt
 
 from deepport.backend import accepted
-from deepport.conformance.judge import judge
-from deepport.conformance.oracle import truth
-from deepport.kernel import Kernel
-from deepport.op import Operator, operators
+from deepport.op import operators
 from deepport.ops.attention import attention_arguments, index_arguments
 from deepport.ops.mhc import collapse_arguments, post_arguments
 from deepport.ops.moe import combine_arguments, experts_arguments
@@ -80,27 +77,13 @@ def _batch(g: torch.Generator) -> dict[str, tuple[int, ...]]:
     return {"lengths": (*lengths, 1), "first": tuple(int(n) for n in torch.randint(0, 300, (count + 1,), generator=g))}
 
 
-def attempt(operator: Operator[..., Any], kernel: Kernel, arguments: dict[str, Any]) -> list[str] | None:
-    """The gates that fail; None where the kernel does not take the call."""
-    placed = {n: a.to("npu") if isinstance(a, Tensor) else a for n, a in arguments.items()}
-    values = tuple(placed.get(n, operator.defaults.get(n)) for n in operator.parameters)
-    if not kernel.supports(operator.signature(values)):
-        return None
-    results = kernel.run(*values)
-    got = [t.cpu() for t in (results if isinstance(results, tuple) else (results,))]
-    if any(not t.is_contiguous() for t in got):
-        return ["an output is not contiguous"]
-    judged = judge(operator, arguments, got, truth(operator, arguments))
-    return [f"{g.gate} {g.metric} {g.value} {g.bound} {g.detail}" for g in judged if g.status == "fail"]
-
-
 def main(family: str) -> None:
     for name, kernels in accepted("npu", kernels_for(family, VERSIONS)).items():
         operator = operators[name]
         for kernel in kernels:
             for found in cases(name):
                 arguments = {n: found.arguments().get(n, operator.defaults.get(n)) for n in operator.parameters}
-                failed = attempt(operator, kernel, arguments)
+                failed = attempt(operator, kernel, arguments, "npu")
                 print(json.dumps({"kernel": f"{name}/{kernel.name}", "case": found.label, "failed": failed}))
 
 
