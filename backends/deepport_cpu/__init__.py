@@ -1,4 +1,4 @@
-"""The CPU backend: torch's own GEMMs for bf16; everything else by the references, for now."""
+"""The CPU backend: kernels in C++ for the instructions that the processor has, and torch's own GEMMs."""
 
 from __future__ import annotations
 
@@ -22,9 +22,15 @@ class CpuBackend:
     simulates = ""
 
     def probe(self) -> Probe:
+        try:
+            level = _level()
+        except (ImportError, RuntimeError) as error:
+            return Probe(reason=f"its kernels cannot be used: {error}")
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         formats = ("float32", "bfloat16", "fp8_e4m3", "fp8_e4m3fnuz", "mxfp4", "int8")
-        return Probe((Device(_model(), platform.machine(), memory, formats),), {"torch": version("torch")})
+        return Probe(
+            (Device(_model(), platform.machine(), memory, formats),), {"torch": version("torch"), "kernels": level}
+        )
 
     def diagnose(self) -> Iterator[Finding]:
         from deepport_cpu.diagnose import diagnose
@@ -40,6 +46,13 @@ class CpuBackend:
         from deepport_cpu.kernels import KERNELS
 
         return KERNELS
+
+
+def _level() -> str:
+    """The instructions that the kernels are compiled for: the fastest here, or what DEEPPORT_CPU_LEVEL names."""
+    from deepport_cpu import _levels
+
+    return _levels.chosen()
 
 
 def _model() -> str:

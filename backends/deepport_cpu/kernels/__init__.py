@@ -1,0 +1,5 @@
+"""The CPU's kernels: those in C++ (`native`), then what torch has (`onednn`), each operator's in the order they are asked."""
+
+from deepport_cpu.kernels import norm, onednn
+
+KERNELS = (*norm.KERNELS, *onednn.KERNELS)

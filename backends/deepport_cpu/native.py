@@ -1,0 +1,67 @@
+"""The kernels in C++ (`csrc/cpu`), at the level of instructions that this processor runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deepport.errors import BackendBroken
+from deepport.kernel import YES, Signature, Support, TensorSpec, no
+
+try:
+    from deepport_cpu import _native  # after torch, whose OpenMP it shares
+except ImportError as error:
+    raise BackendBroken(f"the CPU kernels cannot be loaded ({error}); build them: pip install --editable .") from error
+except RuntimeError as error:  # DEEPPORT_CPU_LEVEL
+    raise BackendBroken(str(error)) from error
+
+call: Any = _native
+"""`call.rms_norm(x, weight, y, ...)`: parameters as in the headers; tensors give their address, None a null pointer."""
+
+FLOATS = (torch.float32, torch.bfloat16)
+
+
+def floats(signature: Signature, *names: str) -> Support:
+    """YES if these arguments, where there are any, have a type of activations, and all the same."""
+    given = {name: signature[name].dtype for name in names if isinstance(signature[name], TensorSpec)}
+    for name, dtype in given.items():
+        if dtype not in FLOATS:
+            return no("dtype", f"{name} is {_shown(dtype)}; the kernel takes float32 and bfloat16")
+    if len(set(given.values())) > 1:
+        return no(
+            "dtype", f"{', '.join(f'{n} is {_shown(d)}' for n, d in given.items())}; the kernel takes one of them"
+        )
+    return YES
+
+
+def dtypes(signature: Signature, **wanted: torch.dtype) -> Support:
+    """YES if each of these arguments is absent or has its dtype."""
+    for name, dtype in wanted.items():
+        found = signature[name]
+        if isinstance(found, TensorSpec) and found.dtype != dtype:
+            return no("dtype", f"{name} is {_shown(found.dtype)}; the kernel takes {_shown(dtype)}")
+    return YES
+
+
+def in_place(signature: Signature, *names: str) -> Support:
+    """YES if these arguments, which the kernel writes to, lie in memory without gaps."""
+    for name in names:
+        if not signature[name].contiguous:
+            return no("layout", f"{name} is not contiguous, and is written in place")
+    return YES
+
+
+def dense(x: Tensor | None) -> Tensor | None:
+    """Without gaps; itself where it is so already."""
+    return None if x is None else x.contiguous()
+
+
+def like(x: Tensor) -> Tensor:
+    """Room for a contiguous result of this shape and type."""
+    return torch.empty(x.shape, dtype=x.dtype)
+
+
+def _shown(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

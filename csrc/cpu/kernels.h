@@ -1,0 +1,21 @@
+// Every kernel, by family. A kernel is a plain function over pointers and sizes; what it computes is said in its family's header.
+//
+// The same source is compiled once a level, into `namespace deepport::<level>`; a Table is one level's kernels.
+#pragma once
+
+#include "norm.h"
+
+#define DEEPPORT_KERNELS(KERNEL) DEEPPORT_NORM(KERNEL)
+
+namespace deepport {
+
+struct Table {
+#define DEEPPORT_FIELD(name, ...) void (*name)(__VA_ARGS__);
+  DEEPPORT_KERNELS(DEEPPORT_FIELD)
+#undef DEEPPORT_FIELD
+};
+
+// The kernels of a level, null where this build has none of this name; `*table(chosen().name)` are those to use.
+const Table* table(const char* level);
+
+}  // namespace deepport

@@ -1,0 +1,31 @@
+// Threads: OpenMP's, which are torch's too.
+#pragma once
+
+#include <omp.h>
+
+#include <cstdint>
+
+#include "types.h"
+
+namespace deepport::DEEPPORT_LEVEL {
+
+// Calls f(begin, end) on parts of [0, n), each of at least `grain` where one thread is not enough.
+//
+// Parts are contiguous and an index is computed by one thread: a result that f computes from its index alone is the same for any
+// number of threads. A team is whole or one thread: changing its size would make OpenMP start and stop threads.
+template <class F>
+void parallel(int64_t n, int64_t grain, F&& f) {
+  const int64_t most = omp_in_parallel() ? 1 : omp_get_max_threads();
+  if (most == 1 || n <= grain) {
+    if (n > 0) f(int64_t(0), n);
+    return;
+  }
+  const int64_t wanted = (n + grain - 1) / grain, parts = wanted < most ? wanted : most;
+#pragma omp parallel num_threads(int(most))
+  {
+    const int64_t part = omp_get_thread_num();
+    if (part < parts) f(n * part / parts, n * (part + 1) / parts);
+  }
+}
+
+}  // namespace deepport::DEEPPORT_LEVEL

@@ -1,0 +1,87 @@
+// Eight lanes: AVX2 and FMA. Two products of bfloat16 are two multiplications of floats.
+#pragma once
+
+#include <immintrin.h>
+
+namespace deepport::DEEPPORT_LEVEL {
+
+struct Vec {
+  static constexpr int lanes = 8;
+  __m256 r;
+};
+
+struct Pairs {
+  static constexpr int lanes = 16;
+  __m256i r;
+};
+
+inline Vec splat(float x) { return {_mm256_set1_ps(x)}; }
+inline Vec zero() { return {_mm256_setzero_ps()}; }
+
+inline Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
+
+inline Vec load(const bfloat16* p) {
+  const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(wide, 16))};
+}
+
+inline void store(float* p, Vec x) { _mm256_storeu_ps(p, x.r); }
+
+inline void store(bfloat16* p, Vec x) {
+  const __m256i bits = _mm256_castps_si256(x.r), one = _mm256_set1_epi32(1);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), one);
+  const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+  const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x.r, x.r, _CMP_UNORD_Q));
+  const __m256i high = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16);
+  const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(high, high), 0x08);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
+}
+
+inline Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.r, b.r)}; }
+inline Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.r, b.r)}; }
+inline Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.r, b.r)}; }
+inline Vec operator/(Vec a, Vec b) { return {_mm256_div_ps(a.r, b.r)}; }
+inline Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.r, b.r, c.r)}; }
+inline Vec least(Vec a, Vec b) { return {_mm256_min_ps(a.r, b.r)}; }
+inline Vec most(Vec a, Vec b) { return {_mm256_max_ps(a.r, b.r)}; }
+inline Vec root(Vec x) { return {_mm256_sqrt_ps(x.r)}; }
+
+inline Vec nearest(Vec x) {
+  return {_mm256_round_ps(x.r, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+
+inline Vec power_of_two(Vec n) {
+  const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n.r), _mm256_set1_epi32(127));
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23))};
+}
+
+inline float sum(Vec x) {
+  __m128 four = _mm_add_ps(_mm256_castps256_ps128(x.r), _mm256_extractf128_ps(x.r, 1));
+  four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(four, _mm_shuffle_ps(four, four, 1)));
+}
+
+inline float largest(Vec x) {
+  __m128 four = _mm_max_ps(_mm256_castps256_ps128(x.r), _mm256_extractf128_ps(x.r, 1));
+  four = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(four, _mm_shuffle_ps(four, four, 1)));
+}
+
+inline Pairs load_pairs(const bfloat16* p) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))}; }
+
+inline Pairs splat_pair(const bfloat16* p) {
+  int32_t both;
+  std::memcpy(&both, p, sizeof both);
+  return {_mm256_set1_epi32(both)};
+}
+
+inline Vec dot(Pairs a, Pairs b, Vec c) {
+  const __m256i high = _mm256_set1_epi32(int32_t(0xffff0000u));
+  const Vec first{_mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_slli_epi32(a.r, 16)),
+                                  _mm256_castsi256_ps(_mm256_slli_epi32(b.r, 16)), c.r)};
+  return {_mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_and_si256(a.r, high)),
+                          _mm256_castsi256_ps(_mm256_and_si256(b.r, high)), first.r)};
+}
+
+}  // namespace deepport::DEEPPORT_LEVEL

@@ -1,0 +1,97 @@
+// Sixteen lanes: AVX-512 (F, BW, DQ, VL), with BF16's own dot product where the level has it.
+#pragma once
+
+#include <immintrin.h>
+
+namespace deepport::DEEPPORT_LEVEL {
+
+struct Vec {
+  static constexpr int lanes = 16;
+  __m512 r;
+};
+
+struct Pairs {
+  static constexpr int lanes = 32;
+  __m512i r;
+};
+
+inline Vec splat(float x) { return {_mm512_set1_ps(x)}; }
+inline Vec zero() { return {_mm512_setzero_ps()}; }
+
+inline Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
+
+inline Vec load(const bfloat16* p) {
+  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};
+}
+
+inline __mmask16 first(int64_t n) { return __mmask16((1u << n) - 1); }
+
+inline Vec load_part(const float* p, int64_t n) { return {_mm512_maskz_loadu_ps(first(n), p)}; }
+
+inline Vec load_part(const bfloat16* p, int64_t n) {
+  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first(n), p));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};
+}
+
+// Rounded by hand: the instruction that does it flushes numbers below 2^-126 to zero.
+inline __m256i rounded_halves(Vec x) {
+  const __m512i bits = _mm512_castps_si512(x.r), one = _mm512_set1_epi32(1);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), one);
+  const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const __mmask16 nan = _mm512_cmp_ps_mask(x.r, x.r, _CMP_UNORD_Q);
+  const __m512i kept = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(kept, 16));
+}
+
+inline void store(float* p, Vec x) { _mm512_storeu_ps(p, x.r); }
+inline void store(bfloat16* p, Vec x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), rounded_halves(x)); }
+inline void store_part(float* p, Vec x, int64_t n) { _mm512_mask_storeu_ps(p, first(n), x.r); }
+inline void store_part(bfloat16* p, Vec x, int64_t n) { _mm256_mask_storeu_epi16(p, first(n), rounded_halves(x)); }
+
+inline Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.r, b.r)}; }
+inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.r, b.r)}; }
+inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.r, b.r)}; }
+inline Vec operator/(Vec a, Vec b) { return {_mm512_div_ps(a.r, b.r)}; }
+inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.r, b.r, c.r)}; }
+inline Vec least(Vec a, Vec b) { return {_mm512_min_ps(a.r, b.r)}; }
+inline Vec most(Vec a, Vec b) { return {_mm512_max_ps(a.r, b.r)}; }
+inline Vec root(Vec x) { return {_mm512_sqrt_ps(x.r)}; }
+
+inline Vec nearest(Vec x) {
+  return {_mm512_roundscale_ps(x.r, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+
+inline Vec power_of_two(Vec n) {
+  const __m512i exponent = _mm512_add_epi32(_mm512_cvtps_epi32(n.r), _mm512_set1_epi32(127));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23))};
+}
+
+inline float sum(Vec x) { return _mm512_reduce_add_ps(x.r); }
+inline float largest(Vec x) { return _mm512_reduce_max_ps(x.r); }
+
+inline Pairs load_pairs(const bfloat16* p) { return {_mm512_loadu_si512(p)}; }
+
+inline Pairs splat_pair(const bfloat16* p) {
+  int32_t both;
+  std::memcpy(&both, p, sizeof both);
+  return {_mm512_set1_epi32(both)};
+}
+
+#if defined(__AVX512BF16__)
+
+inline Vec dot(Pairs a, Pairs b, Vec c) { return {_mm512_dpbf16_ps(c.r, (__m512bh)a.r, (__m512bh)b.r)}; }
+
+#else
+
+inline Vec dot(Pairs a, Pairs b, Vec c) {
+  const __m512i high = _mm512_set1_epi32(int32_t(0xffff0000u));
+  const __m512 first = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_slli_epi32(a.r, 16)),
+                                       _mm512_castsi512_ps(_mm512_slli_epi32(b.r, 16)), c.r);
+  return {_mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_and_si512(a.r, high)),
+                          _mm512_castsi512_ps(_mm512_and_si512(b.r, high)), first)};
+}
+
+#endif
+
+}  // namespace deepport::DEEPPORT_LEVEL

@@ -1,0 +1,31 @@
+// Elementary functions of vectors, from the primitives of simd.h alone.
+#pragma once
+
+#include "simd/simd.h"
+
+namespace deepport::DEEPPORT_LEVEL {
+
+// e^x within 2 roundings; 0 below -103.97, infinity above 88.73, NaN of NaN.
+//
+// x = n ln 2 + r with |r| <= ln(2) / 2; e^r by its series to r^7; 2^n in two factors, so that results below 2^-126 are right too.
+inline Vec exp(Vec x) {
+  // NaN is the second operand, and stays.
+  const Vec bounded = most(splat(-104.0f), least(splat(89.0f), x));
+  const Vec n = nearest(bounded * splat(1.44269504f));
+  // ln 2 in two parts: n times the first, which has 11 bits, is exact.
+  const Vec r = fma(n, splat(2.12194440e-4f), fma(n, splat(-0.693359375f), bounded));
+  Vec y = splat(1.9875691500e-4f);
+  y = fma(y, r, splat(1.3981999507e-3f));
+  y = fma(y, r, splat(8.3334519073e-3f));
+  y = fma(y, r, splat(4.1665795894e-2f));
+  y = fma(y, r, splat(1.6666665459e-1f));
+  y = fma(y, r, splat(5.0000001201e-1f));
+  y = fma(y, r * r, r + splat(1.0f));
+  const Vec half = nearest(n * splat(0.5f));
+  return y * power_of_two(half) * power_of_two(n - half);
+}
+
+// 1 / (1 + e^-x)
+inline Vec sigmoid(Vec x) { return splat(1.0f) / (splat(1.0f) + exp(zero() - x)); }
+
+}  // namespace deepport::DEEPPORT_LEVEL

@@ -1,0 +1,51 @@
+// Tensors as kernels' arguments: a torch.Tensor becomes the address of its data, None a null pointer, a torch.dtype a Type.
+//
+// By torch's public Python methods alone, so that one build serves every version of torch.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include "types.h"
+
+namespace deepport {
+
+template <class T>
+struct Data {
+  T* address = nullptr;
+};
+
+}  // namespace deepport
+
+namespace pybind11::detail {
+
+template <class T>
+struct type_caster<deepport::Data<T>> {
+  PYBIND11_TYPE_CASTER(deepport::Data<T>, const_name("torch.Tensor | None"));
+
+  bool load(handle source, bool) {
+    if (source.is_none()) return true;
+    static PyObject* const method = PyUnicode_InternFromString("data_ptr");
+    const object address = reinterpret_steal<object>(PyObject_CallMethodNoArgs(source.ptr(), method));
+    if (!address) {
+      PyErr_Clear();
+      return false;
+    }
+    value.address = static_cast<T*>(PyLong_AsVoidPtr(address.ptr()));
+    return true;
+  }
+};
+
+template <>
+struct type_caster<deepport::Type> {
+  PYBIND11_TYPE_CASTER(deepport::Type, const_name("torch.dtype"));
+
+  bool load(handle source, bool) {
+    static const handle torch = module_::import("torch").release();
+    static const handle float32 = torch.attr("float32").cast<object>().release();
+    static const handle bfloat16 = torch.attr("bfloat16").cast<object>().release();
+    value = source.is(bfloat16) ? deepport::Type::bfloat16 : deepport::Type::float32;
+    return source.is(float32) || source.is(bfloat16);
+  }
+};
+
+}  // namespace pybind11::detail

@@ -1,0 +1,60 @@
+// Numbers as they lie in memory.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace deepport {
+
+// The upper half of a float: 8 bits of exponent, 7 of mantissa.
+struct bfloat16 {
+  uint16_t bits;
+};
+
+// What a tensor of activations holds.
+enum class Type { float32, bfloat16 };
+
+// Functions that kernels call live in their level's namespace: one that is not inlined would otherwise be shared between
+// levels, and the linker may keep the copy that only the newest processor can run.
+#ifndef DEEPPORT_LEVEL
+#define DEEPPORT_LEVEL host
+#endif
+namespace DEEPPORT_LEVEL {
+
+inline float widen(bfloat16 x) {
+  uint32_t bits = uint32_t(x.bits) << 16;
+  float y;
+  std::memcpy(&y, &bits, sizeof y);
+  return y;
+}
+
+inline float widen(float x) { return x; }
+
+// To the nearest, ties to even; NaN stays NaN.
+template <class T>
+T narrow(float x);
+
+template <>
+inline float narrow<float>(float x) {
+  return x;
+}
+
+template <>
+inline bfloat16 narrow<bfloat16>(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  if ((bits & 0x7fffffff) > 0x7f800000) return {uint16_t(bits >> 16 | 0x40)};
+  return {uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+}
+
+// Calls f with a value of the C++ type that `type` names: `visit(type, [&](auto zero) { using T = decltype(zero); ... })`.
+template <class F>
+void visit(Type type, F&& f) {
+  if (type == Type::bfloat16)
+    f(bfloat16{});
+  else
+    f(float{});
+}
+
+}  // namespace DEEPPORT_LEVEL
+}  // namespace deepport
