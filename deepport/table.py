@@ -7,7 +7,7 @@ needs them.
 | placement | rows are in | fetched by |
 |---|---|---|
 | `device` | the device's memory | `engram_gather` on the device; has a gradient |
-| `host` | the host's memory, pinned where a device copies from it | a thread gathers into staging memory, a side stream copies |
+| `host` | the host's memory | a thread gathers into pinned staging memory, which a side stream copies |
 """
 
 from __future__ import annotations
@@ -53,8 +53,9 @@ class _Coming:
     def wait(self) -> Tensor:
         rows, self._staging, copied = self._result.result()
         if copied is not None:
-            copied.wait()
-            rows.record_stream(torch.accelerator.current_stream(rows.device))
+            with torch.accelerator.device_index(rows.device.index):
+                copied.wait()
+                rows.record_stream(torch.accelerator.current_stream())
         return rows
 
 
@@ -110,7 +111,8 @@ class Table:
             if started is None:
                 return staged.to(self.device), staged, None
             pinned, copied = staged.pin_memory(), started.runtime.event()
-            with started.runtime.stream():
+            # A stream is one device's: a copy to another would run on that one's own, and nothing would be recorded of it.
+            with torch.accelerator.device_index(self.device.index), started.runtime.stream():
                 rows = pinned.to(self.device, non_blocking=True)
                 copied.record()
             return rows, pinned, copied

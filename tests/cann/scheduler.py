@@ -66,11 +66,10 @@ def _nothing() -> int:
 
 @dataclass
 class _Recorded:
-    """How often an event was recorded, on which stream last, and how many of those have happened."""
+    """One record of an event. Whoever waits, waits for the last one before, though the event may be recorded again meanwhile."""
 
     stream: int
-    times: int = 0
-    happened: int = 0
+    happened: bool = False
 
 
 @dataclass
@@ -106,34 +105,31 @@ class Lazy:
             case Event.RECORD:
                 self._record(a, b)
             case Event.WAIT if b in self._events:
-                wanted = self._events[b].times
-                self._streams[a].append(lambda: self._until(b, wanted))
+                wanted = self._events[b]
+                self._streams[a].append(lambda: self._until(wanted))
             case Event.FINISH:
                 return self._finished(lambda: self._drain(a))
             case Event.FINISH_EVENT if a in self._events:
-                return self._finished(lambda: self._until(a, self._events[a].times))
+                return self._finished(lambda: self._until(self._events[a]))
             case Event.FINISH_ALL:
                 return self._finished(self._drain_all)
             case Event.PENDING:
                 return int(bool(self._streams[a]))
             case Event.HAPPENED:
-                return int(a not in self._events or self._events[a].happened >= self._events[a].times)
+                return int(a not in self._events or self._events[a].happened)
         return 0
 
     def _record(self, event: int, stream: int) -> None:
-        recorded = self._events.setdefault(event, _Recorded(stream))
-        recorded.stream, recorded.times = stream, recorded.times + 1
-        time = recorded.times
+        recorded = self._events[event] = _Recorded(stream)
 
         def happens() -> int:
-            recorded.happened = max(recorded.happened, time)
+            recorded.happened = True
             return 0
 
         self._streams[stream].append(happens)
 
-    def _until(self, event: int, time: int) -> int:
-        recorded = self._events[event]
-        self._drain(recorded.stream, lambda: recorded.happened >= time)
+    def _until(self, recorded: _Recorded) -> int:
+        self._drain(recorded.stream, lambda: recorded.happened)
         return 0
 
     def _drain(self, stream: int, enough: Callable[[], bool] = lambda: False) -> None:

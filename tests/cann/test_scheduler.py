@@ -4,7 +4,7 @@ import pytest
 
 from cann.scheduler import NOW, Eager, Event, Lazy, Scheduler, Work
 
-STREAM, OTHER, EVENT, LATER = 11, 12, 21, 22
+STREAM, OTHER, ANOTHER, EVENT, LATER = 11, 12, 13, 21, 22
 
 
 class Log(list[str]):
@@ -71,6 +71,19 @@ def test_lazy_waits_for_the_recording_that_there_was() -> None:
     assert log == ["first"] and not tell(lazy, Event.HAPPENED, EVENT)
     tell(lazy, Event.FINISH_EVENT, EVENT)
     assert log == ["first", "second"] and tell(lazy, Event.HAPPENED, EVENT)
+
+
+def test_lazy_waits_on_the_stream_where_the_event_was() -> None:
+    """torch gives an event that nobody holds any more to the next one, who records it on another stream."""
+    lazy, log = Lazy(), Log()
+    lazy.submit(OTHER, log.work("awaited"))
+    tell(lazy, Event.RECORD, EVENT, OTHER)
+    tell(lazy, Event.WAIT, STREAM, EVENT)
+    lazy.submit(STREAM, log.work("mine"))
+    tell(lazy, Event.RECORD, EVENT, ANOTHER)
+    tell(lazy, Event.FINISH, ANOTHER)
+    tell(lazy, Event.FINISH, STREAM)
+    assert log == ["awaited", "mine"]
 
 
 def test_an_event_that_was_never_recorded_has_happened() -> None:
