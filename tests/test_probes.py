@@ -339,6 +339,16 @@ def test_a_simulator_of_cann_is_seen_and_said(
     assert probe.devices == (Device("Ascend910B2, simulated", "A2", 0, ("float32", "bfloat16", "int8")),) * 3
 
 
+@pytest.mark.parametrize(("code", "found"), [(0, "9.3.0"), (7, None)])
+def test_cann_that_no_file_describes_says_its_version_itself(
+    tmp_path: Path, ascend: Path, code: int, found: str | None
+) -> None:
+    for info in ascend.rglob("ascend_toolkit_install.info"):
+        info.unlink()
+    asked = f"int aclsysGetVersionStr(const char *of, char *version) {{ strcpy(version, \"9.3.0\"); return {code}; }}"
+    assert npu(ascend, loader(tmp_path, LIBRARY + asked)).probe().versions.get("cann") == found
+
+
 def test_a_simulator_without_devices_has_none(tmp_path: Path, ascend: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIMULATED_COUNT", "0")
     probe = npu(ascend, loader(tmp_path, SIMULATOR)).probe()

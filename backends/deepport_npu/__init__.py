@@ -50,6 +50,8 @@ class NpuBackend:
         count = cann.device_count(self.dev)
         if simulator := cann.simulator(library):  # it has no driver, and so no device files
             count, versions["cann"] = cann.simulated(library)
+        elif "cann" not in versions and (told := cann.told(library)):
+            versions["cann"] = told
         if not count:
             causes.append(
                 Cause(
@@ -112,13 +114,15 @@ class NpuBackend:
 
     def on_paper(self, chip: str) -> tuple[str, Sequence[Kernel]]:
         """Kernels for a chip by any of its names ("910B", "Ascend910B2", "A2"), with the versions that the table speaks for."""
-        from deepport_npu.capability import CANN, TORCH_NPU
+        from deepport_npu.capability import TORCH_NPU
+        from deepport_npu.compatibility import made_for
 
         family = cann.family(chip)
         if not family:
             raise BadInput(f"--soc {chip}: no Ascend chip is called so; there are: {', '.join(cann.NAMES)}")
-        versions = {"torch_npu": TORCH_NPU, "cann": CANN}
-        return f"generation {family}, if torch_npu is {TORCH_NPU} and CANN {CANN}", self.kernels_for(family, versions)
+        versions = {"torch_npu": TORCH_NPU, "cann": made_for(TORCH_NPU)}
+        assumed = f"generation {family}, if torch_npu is {versions['torch_npu']} and CANN {versions['cann']}"
+        return assumed, self.kernels_for(family, versions)
 
 
 def adapter(torch_npu: str, torch: str) -> list[Cause]:

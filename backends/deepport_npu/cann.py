@@ -78,10 +78,15 @@ def simulator(library: Any) -> str:
 
 def simulated(library: Any) -> tuple[int, str]:
     """How many devices a simulator has, and which version of CANN it is."""
-    count, version = ctypes.c_uint32(), ctypes.create_string_buffer(128)
+    count = ctypes.c_uint32()
     library.aclrtGetDeviceCount(ctypes.byref(count))
-    library.aclsysGetVersionStr(b"runtime", version)
-    return min(count.value, _MOST_DEVICES), version.value.decode(errors="replace")
+    return min(count.value, _MOST_DEVICES), told(library)
+
+
+def told(library: Any) -> str:
+    """The version that CANN's library says of itself, as torch_npu asks it; "" where it does not."""
+    ask, version = getattr(library, "aclsysGetVersionStr", None), ctypes.create_string_buffer(128)
+    return "" if ask is None or ask(b"runtime", version) else printable(version.value.decode(errors="replace"))
 
 
 NAMES = {"910B": "A2", "910C": "A3", "910_93": "A3", "910_95": "A5", "950": "A5", "A2": "A2", "A3": "A3", "A5": "A5"}

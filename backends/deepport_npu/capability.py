@@ -16,16 +16,15 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deepport_npu import compatibility
+
 if TYPE_CHECKING:
     from deepport.kernel import Support, TensorSpec
 
 TABLE = Path(__file__).with_name("capabilities.toml")
 FAMILIES = ("A2", "A3", "A5")
-TORCH_NPU = "2.13"
+TORCH_NPU = "2.13.0"
 """The torch_npu whose documentation and schemas the table was read from; the least that it speaks for."""
-
-CANN = "9.2"
-"""The newest CANN for which a least version is documented."""
 
 _OPERATOR = {"source", "schema", "same_dtype", "tensors", "sizes", "attributes", "chips"}
 _CHIP = {"tensors", "sizes", "attributes", "torch_npu", "cann", "source"}
@@ -147,7 +146,7 @@ def _old(entry: Entry, versions: Mapping[str, str]) -> Iterator[Refusal]:
 
 
 def _version(text: str) -> tuple[int, ...]:
-    return tuple(map(int, re.findall(r"\d+", text)[:3]))
+    return tuple(map(int, re.findall(r"\d+", text)[:4]))
 
 
 def _tensor(entry: Entry, name: str, rule: TensorRule, found: Any, sizes: dict[str, int]) -> Iterator[Refusal]:
@@ -239,13 +238,14 @@ def _entry(name: str, family: str, data: dict[str, Any], sources: Mapping[str, s
     where, chip = f"{name} on {family}", data["chips"][family]
     _known(where, chip, _CHIP)
     source = _source(where, chip.get("source", data.get("source")), sources)
+    torch_npu = chip.get("torch_npu", TORCH_NPU)
     parts = {part: data.get(part, {}) | chip.get(part, {}) for part in ("tensors", "sizes", "attributes")}
     entry = Entry(
         operator=name,
         family=family,
         source=source,
-        torch_npu=chip.get("torch_npu", TORCH_NPU),
-        cann=chip.get("cann", ""),
+        torch_npu=torch_npu,
+        cann=chip.get("cann") or _cann_of(where, torch_npu),
         tensors={n: _rule(f"{where}, {n}", r, source, sources) for n, r in parts["tensors"].items()},
         sizes={n: _bound(f"{where}, {n}", b, source, sources) for n, b in parts["sizes"].items()},
         attributes={n: _bound(f"{where}, {n}", b, source, sources) for n, b in parts["attributes"].items()},
@@ -254,6 +254,15 @@ def _entry(name: str, family: str, data: dict[str, Any], sources: Mapping[str, s
     )
     _consistent(where, entry)
     return entry
+
+
+def _cann_of(where: str, torch_npu: str) -> str:
+    """The least CANN, where the row names none."""
+    if found := compatibility.made_for(torch_npu):
+        return found
+    raise BadTable(
+        f"capabilities: {where}: no release of compatibility.toml has torch_npu {torch_npu}; name the least cann"
+    )
 
 
 def _rule(where: str, data: dict[str, Any], source: str, sources: Mapping[str, str]) -> TensorRule:

@@ -15,6 +15,12 @@ def table() -> dict[str, Any]:
     return tomllib.loads(Path(__file__).with_name("compatibility.toml").read_text(encoding="utf-8"))
 
 
+def made_for(torch_npu: str) -> str:
+    """The CANN that a torch_npu's release is made for, "" where no release that we have read of has it."""
+    found = next((r for r in table()["release"] if torch_npu in r["packages"]), None)
+    return str(found["cann"]) if found else ""
+
+
 def with_cann(torch_npu: str, cann: str) -> Finding:
     """Of an installed torch_npu and CANN, "" where the version is not known."""
     check = "torch_npu with CANN"

@@ -1,4 +1,4 @@
-"""The demo model with its memories on the host: prints the greedy texts of NPU and CPU, where parameters lie, and what was pinned."""
+"""The demo model with its memories on the host: prints the greedy texts of NPU and CPU, where parameters lie, what was pinned."""
 
 from __future__ import annotations
 
