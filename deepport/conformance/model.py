@@ -115,30 +115,44 @@ class Performance:
 
 def truth(case: ModelCase) -> ModelTruth:
     """Oracle and yardstick, by references on the CPU."""
-    decisions, transformer = Decisions(), _transformer(case)
-    wide = copy.deepcopy(transformer)
+    return truth_of(drawn(CONFIGS[case.config], case.dtype), _script(case))
+
+
+def truth_of(transformer: Transformer, script: Script | None) -> ModelTruth:
+    """Oracle and yardstick of a script, or of a training step where there is none."""
+    decisions, wide = Decisions(), copy.deepcopy(transformer)
     for parameter in wide.parameters():
         parameter.data = parameter.data.double()  # not the buffers: angles are float32 as the model was trained
-    oracle = _run(case, wide, Directed(decisions, leads=True, without=everything))
-    yardstick = _run(case, transformer, Directed(decisions, without=everything))
+    oracle = _run(wide, script, Directed(decisions, leads=True, without=everything))
+    yardstick = _run(transformer, script, Directed(decisions, without=everything))
     return ModelTruth(oracle, yardstick, decisions)
 
 
 def perform(case: ModelCase, decisions: Decisions, backend: str, device: torch.device) -> Performance:
     """The case on a device, by the backend that is named."""
+    return perform_of(drawn(CONFIGS[case.config], case.dtype).to(device), _script(case), decisions, backend)
+
+
+def perform_of(transformer: Transformer, script: Script | None, decisions: Decisions, backend: str) -> Performance:
+    """A script, or a training step where there is none, on the model's device."""
     record = Record()
     session = Directed(decisions, backend=backend, record=record)
-    tensors = _run(case, _transformer(case).to(device), session)
+    tensors = _run(transformer, script, session)
     served = record.totals()
     by_kernels = any(not row.implementation.startswith("reference") for row in served)
-    return Performance(tensors, served, _choices(session), not by_kernels and device.type == "cpu")
+    return Performance(tensors, served, _choices(session), not by_kernels and transformer.device.type == "cpu")
 
 
 def judge(case: ModelCase, performance: Performance, found: ModelTruth) -> list[Gate]:
     """Gate G6. Where references were judged by themselves it says so, and passes nothing."""
+    return judge_of(performance, found, _script(case), DTYPES[case.dtype])
+
+
+def judge_of(performance: Performance, found: ModelTruth, script: Script | None, dtype: torch.dtype) -> list[Gate]:
+    """Gate G6 on what a script came to, or a training step's gradients where there is none."""
     got = performance.tensors
-    if case.part == "logits":
-        judged = compositions(got, found.oracle, found.yardstick, script(), DTYPES[case.dtype])
+    if script is not None:
+        judged = compositions(got, found.oracle, found.yardstick, script, dtype)
     else:
         judged = gradient_gates(got, found.oracle, found.yardstick)
     judged = [performance.choices, *judged]
@@ -155,23 +169,27 @@ def _tokens(seed: int, count: int) -> Tensor:
     return torch.randint(0, _VOCABULARY, (count,), generator=torch.Generator().manual_seed(seed))
 
 
-def _run(case: ModelCase, transformer: Transformer, session: Directed) -> dict[str, Tensor]:
-    if case.part == "logits":
-        return play(transformer, script(), session)
+def _script(case: ModelCase) -> Script | None:
+    return script() if case.part == "logits" else None
+
+
+def _run(transformer: Transformer, script: Script | None, session: Directed) -> dict[str, Tensor]:
+    if script is not None:
+        return play(transformer, script, session)
     sequences, length = _BATCH
     return gradients(transformer, _tokens(2, sequences * (length + 1)).view(sequences, -1), session)
 
 
-def _transformer(case: ModelCase) -> Transformer:
-    """The case's model, on the CPU."""
-    transformer = initialize(Transformer(CONFIGS[case.config])).eval()
+def drawn(config: Config, dtype: str) -> Transformer:
+    """A model with the weights that cases have, on the CPU."""
+    transformer = initialize(Transformer(config)).eval()
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for tensor in transformer.state_dict().values():
             # Norms start at 1, sinks and biases at 0: a kernel that ignores one would not be seen.
             if tensor.is_floating_point() and bool((tensor == tensor.flatten()[0]).all()):
                 tensor += 0.2 * torch.randn(tensor.shape, generator=generator)
-    return cast(transformer, DTYPES[case.dtype])
+    return cast(transformer, DTYPES[dtype])
 
 
 def _choices(session: Directed) -> Gate:

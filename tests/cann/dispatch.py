@@ -116,7 +116,8 @@ class Dispatcher:
             if event == Event.ALLOCATE:
                 return self._plan.allocation()
             if event == Event.COPY:
-                self.copies[KINDS[c >> 60]] += 1
+                self.copies[KINDS[c >> 60 & 7]] += 1
+                self.copies[BY_FALLBACK] += c >> 63
                 c &= (1 << 60) - 1
             return self._plan.gone() or self._scheduler.event(Event(event), a, b, c, d)
         except Exception:
@@ -125,6 +126,8 @@ class Dispatcher:
 
 
 KINDS = ("host to host", "host to device", "device to host", "device to device", "default")
+BY_FALLBACK = "by a fallback to the CPU"
+"""What copies are counted as: by their direction, and once more where they serve a fallback."""
 
 
 def _run(operator: Operator, values: list[Any]) -> int:

@@ -51,6 +51,14 @@ def test_nothing_falls_back_to_the_cpu(program: Program) -> None:
     assert "CPU fallback is disabled by TORCH_NPU_FALLBACK_CPU_DISABLE=1" in program("device")["no such operator"]
 
 
+@pytest.mark.parametrize("options", ["", "--lazy --task-queue 1"])
+def test_a_fallback_to_the_cpu_is_counted(program: Program, options: str) -> None:
+    """With the switch off torch_npu falls back, and its copies there and back are told from those that a program asks for."""
+    told = program("fallback", options)
+    assert told["right"] and told["asked for"] == 0
+    assert told["by a fallback"] >= 2
+
+
 RIGHT = {"streams": 6.0, "host": 6.0, "chain": 204.0}
 
 

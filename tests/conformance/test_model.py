@@ -128,7 +128,7 @@ def test_a_parameter_without_a_gradient_is_named() -> None:
 
 def test_the_oracle_is_the_model_in_float64() -> None:
     """Computing in float64 on float32 weights, and on the same weights converted, are the same bit for bit."""
-    transformer = model._transformer(BY_LABEL["tiny-v4-engram/float32"])
+    transformer = model.drawn(model.CONFIGS["tiny-v4-engram"], "float32")
     light = play(widened(transformer), model.script(), Directed(Decisions(), leads=True, without=everything))
     assert {t.dtype for t in light.values()} == {torch.float64}
     heavy = play(
@@ -159,7 +159,11 @@ def test_what_was_not_decided_alike_would_fail() -> None:
     case = BY_LABEL["tiny-v4/bfloat16"]
     own = Decisions()
     alone = Performance(
-        play(model._transformer(case), model.script(), Directed(own, leads=True, backend="cpu")),
+        play(
+            model.drawn(model.CONFIGS[case.config], case.dtype),
+            model.script(),
+            Directed(own, leads=True, backend="cpu"),
+        ),
         [],
         performed(case, "cpu").choices,
     )

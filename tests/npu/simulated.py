@@ -15,20 +15,20 @@ from cann.wheel import Missing
 PROGRAMS = Path(__file__).with_name("programs")
 
 
-def run(program: str, *arguments: str, soc: str = "A2", lazy: bool = False, seconds: float = 300) -> str:
-    """What a program of `programs/` prints. AssertionError, with all that it said, where it fails.
+def run(program: str, *arguments: str, soc: str = "A2", options: str = "", seconds: float = 300) -> str:
+    """What a program of `programs/` prints, with more options of `cann.run`. AssertionError, with all it said, where it fails.
 
     Where the simulator cannot be had the test skips, but not in CI.
     """
-    options = parser().parse_args(["--soc", soc, *(["--lazy"] if lazy else []), "--", program])
     done = subprocess.run(
         [sys.executable, str(PROGRAMS / f"{program}.py"), *arguments],
-        env=_environment(options),
+        env=_environment(parser().parse_args(["--soc", soc, *options.split(), "--", program])),
         capture_output=True,
         text=True,
         timeout=seconds,
     )
-    assert done.returncode == 0, f"{program} on {soc}:\n{done.stdout}\n{done.stderr}"
+    assert done.returncode == 0, f"{program} on {soc} {options}:\n{done.stdout}\n{done.stderr}"
+    assert "run on the CPU" not in done.stderr, f"torch_npu fell back: {done.stderr}"
     return done.stdout
 
 

@@ -23,7 +23,7 @@ enum : aclError {
 // What the runtime asks the dispatcher (scheduler.py reads the same numbers). With none, everything happens at once.
 enum class Event : int {
     allocate = 1,     // bytes; answers an error code, 0 to go on
-    copy = 2,         // destination, source, bytes | kind << 60, stream
+    copy = 2,         // destination, source, bytes | kind << 60 | of a fallback to the CPU << 63, stream
     fill = 3,         // address, value, bytes, stream
     record = 4,       // event, stream
     wait = 5,         // stream, event
