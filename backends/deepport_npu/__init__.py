@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -18,6 +19,14 @@ from deepport_npu import cann
 if TYPE_CHECKING:
     from deepport.finding import Finding
     from deepport.kernel import Kernel
+
+
+NOISE = "Cannot create tensor with internal format while allow_internal_format=False"
+"""torch_npu warns of it once a process, to say that a tensor gets the base format: the one that is wanted here.
+
+Another is left: `The current CANN and Soc versions require processing for 32 padding size`, of the first allocation. Native code
+prints it, and the only switch there is, TORCH_NPU_WARNING_DISABLE, is for good and for every warning, those of failures too.
+"""
 
 
 def torch_npu_version() -> str:
@@ -99,6 +108,7 @@ class NpuBackend:
         from deepport.runtime import TorchRuntime
         from deepport_npu import vllm_ascend
 
+        warnings.filterwarnings("ignore", message=NOISE, category=UserWarning)
         vllm_ascend.load()
         return TorchRuntime("npu", blocking="ASCEND_LAUNCH_BLOCKING=1")
 
