@@ -3,9 +3,12 @@
 // The same source is compiled once a level, into `namespace deepport::<level>`; a Table is one level's kernels.
 #pragma once
 
+#include "attention.h"
 #include "norm.h"
 
-#define DEEPPORT_KERNELS(KERNEL) DEEPPORT_NORM(KERNEL)
+#define DEEPPORT_KERNELS(KERNEL) \
+  DEEPPORT_ATTENTION(KERNEL)     \
+  DEEPPORT_NORM(KERNEL)
 
 namespace deepport {
 

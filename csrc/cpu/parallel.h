@@ -9,13 +9,16 @@
 
 namespace deepport::DEEPPORT_LEVEL {
 
+// That `parallel` may use here.
+inline int64_t threads() { return omp_in_parallel() ? 1 : omp_get_max_threads(); }
+
 // Calls f(begin, end) on parts of [0, n), each of at least `grain` where one thread is not enough.
 //
 // Parts are contiguous and an index is computed by one thread: a result that f computes from its index alone is the same for any
 // number of threads. A team is whole or one thread: changing its size would make OpenMP start and stop threads.
 template <class F>
 void parallel(int64_t n, int64_t grain, F&& f) {
-  const int64_t most = omp_in_parallel() ? 1 : omp_get_max_threads();
+  const int64_t most = threads();
   if (most == 1 || n <= grain) {
     if (n > 0) f(int64_t(0), n);
     return;

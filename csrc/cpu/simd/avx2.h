@@ -68,7 +68,29 @@ inline float largest(Vec x) {
   return _mm_cvtss_f32(_mm_max_ss(four, _mm_shuffle_ps(four, four, 1)));
 }
 
+inline void transpose(Vec (&x)[Vec::lanes]) {
+  __m256 t[8], u[8];
+  for (int i = 0; i < 8; i += 2) {
+    t[i] = _mm256_unpacklo_ps(x[i].r, x[i + 1].r);
+    t[i + 1] = _mm256_unpackhi_ps(x[i].r, x[i + 1].r);
+  }
+  for (int i = 0; i < 8; i += 4)
+    for (int j = 0; j < 2; ++j) {
+      u[i + 2 * j] = _mm256_shuffle_ps(t[i + j], t[i + j + 2], 0x44);
+      u[i + 2 * j + 1] = _mm256_shuffle_ps(t[i + j], t[i + j + 2], 0xee);
+    }
+  for (int i = 0; i < 4; ++i) {
+    x[i].r = _mm256_permute2f128_ps(u[i], u[i + 4], 0x20);
+    x[i + 4].r = _mm256_permute2f128_ps(u[i], u[i + 4], 0x31);
+  }
+}
+
+inline uint32_t greater(Vec a, Vec b) { return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(a.r, b.r, _CMP_GT_OQ))); }
+inline uint32_t number(Vec x) { return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(x.r, x.r, _CMP_ORD_Q))); }
+
 inline Pairs load_pairs(const bfloat16* p) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))}; }
+
+inline void store_pairs(bfloat16* p, Pairs x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x.r); }
 
 inline Pairs splat_pair(const bfloat16* p) {
   int32_t both;

@@ -67,10 +67,69 @@ inline Vec power_of_two(Vec n) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23))};
 }
 
+inline Vec times_power_of_two(Vec x, Vec n) { return {_mm512_scalef_ps(x.r, n.r)}; }
+
 inline float sum(Vec x) { return _mm512_reduce_add_ps(x.r); }
 inline float largest(Vec x) { return _mm512_reduce_max_ps(x.r); }
 
+// Every step leaves half as many vectors, of twice as many partial sums each.
+inline Vec sums(const Vec (&x)[Vec::lanes]) {
+  __m512 pairs[8], fours[4];
+  for (int i = 0; i < 8; ++i)
+    pairs[i] = _mm512_add_ps(_mm512_unpacklo_ps(x[2 * i].r, x[2 * i + 1].r), _mm512_unpackhi_ps(x[2 * i].r, x[2 * i + 1].r));
+  for (int i = 0; i < 4; ++i) {
+    const __m512d a = _mm512_castps_pd(pairs[2 * i]), b = _mm512_castps_pd(pairs[2 * i + 1]);
+    fours[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+  }
+  const auto halves = [](__m512 a, __m512 b) {
+    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+  };
+  const __m512 low = halves(fours[0], fours[1]), high = halves(fours[2], fours[3]);
+  return {halves(low, high)};
+}
+
+inline void transpose(Vec (&x)[Vec::lanes]) {
+  __m512 t[16];
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_ps(x[i].r, x[i + 1].r);
+    t[i + 1] = _mm512_unpackhi_ps(x[i].r, x[i + 1].r);
+  }
+  for (int i = 0; i < 16; i += 4)
+    for (int j = 0; j < 2; ++j) {
+      const __m512d a = _mm512_castps_pd(t[i + j]), b = _mm512_castps_pd(t[i + j + 2]);
+      x[i + 2 * j].r = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+      x[i + 2 * j + 1].r = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+    }
+  for (int i = 0; i < 4; ++i) {
+    const __m512 a = _mm512_shuffle_f32x4(x[i].r, x[i + 4].r, 0x88), b = _mm512_shuffle_f32x4(x[i + 8].r, x[i + 12].r, 0x88);
+    const __m512 c = _mm512_shuffle_f32x4(x[i].r, x[i + 4].r, 0xdd), d = _mm512_shuffle_f32x4(x[i + 8].r, x[i + 12].r, 0xdd);
+    x[i].r = _mm512_shuffle_f32x4(a, b, 0x88);
+    x[i + 8].r = _mm512_shuffle_f32x4(a, b, 0xdd);
+    x[i + 4].r = _mm512_shuffle_f32x4(c, d, 0x88);
+    x[i + 12].r = _mm512_shuffle_f32x4(c, d, 0xdd);
+  }
+}
+
+inline uint32_t greater(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.r, b.r, _CMP_GT_OQ); }
+inline uint32_t number(Vec x) { return _mm512_cmp_ps_mask(x.r, x.r, _CMP_ORD_Q); }
+inline void store_chosen(float* p, Vec x, uint32_t lanes) {
+  _mm512_storeu_ps(p, _mm512_maskz_compress_ps(__mmask16(lanes), x.r));
+}
+
+inline void store_chosen(int32_t* p, int32_t from, uint32_t lanes) {
+  const __m512i count = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m512i numbers = _mm512_add_epi32(_mm512_set1_epi32(from), count);
+  _mm512_storeu_si512(p, _mm512_maskz_compress_epi32(__mmask16(lanes), numbers));
+}
+
 inline Pairs load_pairs(const bfloat16* p) { return {_mm512_loadu_si512(p)}; }
+inline void store_pairs(bfloat16* p, Pairs x) { _mm512_storeu_si512(p, x.r); }
+
+inline void interleave(Pairs a, Pairs b, Pairs& low, Pairs& high) {
+  const __m512i even = _mm512_unpacklo_epi16(a.r, b.r), odd = _mm512_unpackhi_epi16(a.r, b.r);
+  low.r = _mm512_permutex2var_epi64(even, _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), odd);
+  high.r = _mm512_permutex2var_epi64(even, _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15), odd);
+}
 
 inline Pairs splat_pair(const bfloat16* p) {
   int32_t both;
@@ -80,9 +139,15 @@ inline Pairs splat_pair(const bfloat16* p) {
 
 #if defined(__AVX512BF16__)
 
+inline void store_normal(bfloat16* p, Vec x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(x.r));
+}
+
 inline Vec dot(Pairs a, Pairs b, Vec c) { return {_mm512_dpbf16_ps(c.r, (__m512bh)a.r, (__m512bh)b.r)}; }
 
 #else
+
+inline void store_normal(bfloat16* p, Vec x) { store(p, x); }
 
 inline Vec dot(Pairs a, Pairs b, Vec c) {
   const __m512i high = _mm512_set1_epi32(int32_t(0xffff0000u));

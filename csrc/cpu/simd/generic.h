@@ -77,11 +77,34 @@ inline float largest(Vec x) {
   return a > b ? a : b;
 }
 
+inline void transpose(Vec (&x)[Vec::lanes]) {
+  for (int i = 0; i < Vec::lanes; ++i)
+    for (int j = 0; j < i; ++j) {
+      const float below = x[i].r[j];
+      x[i].r[j] = x[j].r[i];
+      x[j].r[i] = below;
+    }
+}
+
+inline uint32_t greater(Vec a, Vec b) {
+  uint32_t lanes = 0;
+  for (int i = 0; i < Vec::lanes; ++i) lanes |= uint32_t(a.r[i] > b.r[i]) << i;
+  return lanes;
+}
+
+inline uint32_t number(Vec x) {
+  uint32_t lanes = 0;
+  for (int i = 0; i < Vec::lanes; ++i) lanes |= uint32_t(x.r[i] == x.r[i]) << i;
+  return lanes;
+}
+
 inline Pairs load_pairs(const bfloat16* p) {
   Pairs x;
   std::memcpy(&x.r, p, sizeof x.r);
   return x;
 }
+
+inline void store_pairs(bfloat16* p, Pairs x) { std::memcpy(p, &x.r, sizeof x.r); }
 
 inline Pairs splat_pair(const bfloat16* p) {
   const uint16_t a = p[0].bits, b = p[1].bits;

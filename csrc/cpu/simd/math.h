@@ -7,7 +7,7 @@ namespace deepport::DEEPPORT_LEVEL {
 
 // e^x within 2 roundings; 0 below -103.97, infinity above 88.73, NaN of NaN.
 //
-// x = n ln 2 + r with |r| <= ln(2) / 2; e^r by its series to r^7; 2^n in two factors, so that results below 2^-126 are right too.
+// x = n ln 2 + r with |r| <= ln(2) / 2; e^r by its series to r^7.
 inline Vec exp(Vec x) {
   // NaN is the second operand, and stays.
   const Vec bounded = most(splat(-104.0f), least(splat(89.0f), x));
@@ -21,8 +21,23 @@ inline Vec exp(Vec x) {
   y = fma(y, r, splat(1.6666665459e-1f));
   y = fma(y, r, splat(5.0000001201e-1f));
   y = fma(y, r * r, r + splat(1.0f));
-  const Vec half = nearest(n * splat(0.5f));
-  return y * power_of_two(half) * power_of_two(n - half);
+  return times_power_of_two(y, n);
+}
+
+// 2^x within 2 roundings; 0 below -150, infinity above 128, NaN of NaN.
+//
+// x = n + f with |f| <= 1/2, exactly; 2^f by its series in f ln 2, minimised over the interval.
+inline Vec exp2(Vec x) {
+  const Vec bounded = most(splat(-151.0f), least(splat(129.0f), x));
+  const Vec n = nearest(bounded), f = bounded - n;
+  Vec y = splat(1.5353362e-4f);
+  y = fma(y, f, splat(1.3398874e-3f));
+  y = fma(y, f, splat(9.6184373e-3f));
+  y = fma(y, f, splat(5.5503324e-2f));
+  y = fma(y, f, splat(2.4022648e-1f));
+  y = fma(y, f, splat(6.9314720e-1f));
+  y = fma(y, f, splat(1.0f));
+  return times_power_of_two(y, n);
 }
 
 // 1 / (1 + e^-x)

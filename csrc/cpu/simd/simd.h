@@ -2,7 +2,12 @@
 //
 // Vec holds `Vec::lanes` floats. Loads and stores need no alignment; `load_part`/`store_part` touch n < lanes elements, the rest
 // reads as 0. A store to bfloat16 rounds to nearest even. `least` and `most` return b where a or b is NaN.
+// `greater` and `number` (not NaN) are sets of lanes, a bit each; `store_chosen(p, x, set)` packs the lanes of a set at p, and
+// `store_chosen(p, from, set)` their numbers, counted from `from`: both may write `Vec::lanes` elements. `sums` holds the sum of
+// each of `lanes` vectors. `store_normal` may store numbers below 2^-126 as 0, and is faster.
 // Pairs holds 2 * lanes bfloat16; `dot(a, b, c)` adds to each lane of c the products of its two neighbours.
+// `interleave(a, b, low, high)`: a[0], b[0], a[1], b[1], ...
+// Tiles (`tiles.h`) only level `amx` has.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +22,27 @@
 #include "simd/generic.h"
 #endif
 
+#if defined(__AMX_BF16__)
+#include "simd/tiles.h"
+#endif
+
 namespace deepport::DEEPPORT_LEVEL {
+
+#if !defined(__AMX_BF16__)
+struct Tiles {
+  Tiles() {}
+};
+#endif
+
+// Whether products of pairs are faster than those of floats.
+#if defined(__AVX512BF16__) || defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+constexpr bool fast_pairs = true;
+#else
+constexpr bool fast_pairs = false;
+#endif
+
+// A hint that the cache line at p is needed soon.
+inline void prefetch(const void* p) { __builtin_prefetch(p); }
 
 #if !defined(__AVX512F__)  // which has masks
 
@@ -40,7 +65,42 @@ inline void store_part(T* p, Vec x, int64_t n) {
   for (int64_t i = 0; i < n; ++i) p[i] = narrow<T>(whole[i]);
 }
 
+inline void store_chosen(float* p, Vec x, uint32_t lanes) {
+  float whole[Vec::lanes];
+  store(whole, x);
+  for (; lanes; lanes &= lanes - 1) *p++ = whole[__builtin_ctz(lanes)];
+}
+
+inline void store_chosen(int32_t* p, int32_t from, uint32_t lanes) {
+  for (; lanes; lanes &= lanes - 1) *p++ = from + __builtin_ctz(lanes);
+}
+
+inline Vec sums(const Vec (&x)[Vec::lanes]) {
+  float each[Vec::lanes];
+  for (int i = 0; i < Vec::lanes; ++i) each[i] = sum(x[i]);
+  return load(each);
+}
+
+inline void store_normal(bfloat16* p, Vec x) { store(p, x); }
+
+inline void interleave(Pairs a, Pairs b, Pairs& low, Pairs& high) {
+  bfloat16 from[2][Pairs::lanes], to[2 * Pairs::lanes];
+  store_pairs(from[0], a);
+  store_pairs(from[1], b);
+  for (int i = 0; i < 2 * Pairs::lanes; ++i) to[i] = from[i % 2][i / 2];
+  low = load_pairs(to);
+  high = load_pairs(to + Pairs::lanes);
+}
+
+// x 2^n of an integer n in [-252, 254], in two factors: 2^n may be too small for a float where x 2^n is not.
+inline Vec times_power_of_two(Vec x, Vec n) {
+  const Vec half = nearest(n * splat(0.5f));
+  return x * power_of_two(half) * power_of_two(n - half);
+}
+
 #endif
+
+inline void store_normal(float* p, Vec x) { store(p, x); }
 
 // How `each` reads and writes: whole vectors, then what is left.
 struct Whole {

@@ -1,0 +1,40 @@
+"""Attention over a window and compressed entries (`csrc/cpu/attention.h`)."""
+
+import torch
+from torch import Tensor
+
+from deepport.kernel import Kernel, Signature, Support
+from deepport_cpu.native import call, dense, dtypes, floats, like
+
+
+def sparse_attention(
+    q: Tensor, window_pages: Tensor, window_table: Tensor, compressed_pages: Tensor | None, compressed_table: Tensor | None,
+    indices: Tensor | None, sink: Tensor | None, positions: Tensor, cu_seqlens: Tensor,
+    scale: float, window_size: int, ratio: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    if compressed_pages is None or compressed_table is None:
+        compressed_pages = compressed_table = indices = None
+    o, lse = like(q), torch.empty(q.shape[:2])
+    call.sparse_attention(
+        dense(q), dense(window_pages), dense(window_table), dense(compressed_pages), dense(compressed_table),
+        dense(indices), dense(sink), dense(positions), dense(cu_seqlens), o, lse, q.dtype, *q.shape,
+        cu_seqlens.shape[0] - 1, *_paging(window_pages, window_table), *_paging(compressed_pages, compressed_table),
+        0 if indices is None else indices.shape[1], scale, window_size, ratio,
+    )  # fmt: skip
+    return o, lse
+
+
+def _paging(pages: Tensor | None, table: Tensor | None) -> tuple[int, int, int]:
+    """How many pages there are, entries in each, and columns of the table."""
+    return (0, 1, 0) if pages is None or table is None else (pages.shape[0], pages.shape[1], table.shape[1])
+
+
+def _sparse_attention(signature: Signature) -> Support:
+    wide, narrow = torch.int64, torch.int32
+    return floats(signature, "q", "window_pages", "compressed_pages") and dtypes(
+        signature, window_table=narrow, compressed_table=narrow, indices=narrow, sink=torch.float32, positions=wide,
+        cu_seqlens=narrow,
+    )  # fmt: skip
+
+
+KERNELS = (Kernel("sparse_attention", "native", sparse_attention, _sparse_attention),)

@@ -1,0 +1,131 @@
+#include "attention.h"
+
+#include <cmath>
+#include <stdexcept>
+
+#include "attend.h"
+#include "parallel.h"
+
+namespace deepport::DEEPPORT_LEVEL {
+namespace {
+
+constexpr float infinity = __builtin_inff();
+
+struct Sums;
+struct Shared;
+
+// Adds what another part has. Peaks are -inf where all scores are.
+void merge(const Partial& into, const Partial& from, int64_t rows, int64_t width) {
+  for (int64_t h = 0; h < rows; h += Vec::lanes) {
+    const Vec mine = load(into.peak + h), theirs = load(from.peak + h), peak = most(mine, theirs);
+    const Vec shift = most(splat(-3e38f), peak), keep = exp2(mine - shift), add = exp2(theirs - shift);
+    store(into.total + h, load(into.total + h) * keep + load(from.total + h) * add);
+    store(into.peak + h, peak);
+    float kept[Vec::lanes], added[Vec::lanes];
+    store(kept, keep);
+    store(added, add);
+    for (int i = 0; i < Vec::lanes; ++i) {
+      float* o = into.o + (h + i) * width;
+      const float* more = from.o + (h + i) * width;
+      const Vec a = splat(kept[i]), b = splat(added[i]);
+      for (int64_t d = 0; d < width; d += Vec::lanes) store(o + d, load(o + d) * a + load(more + d) * b);
+    }
+  }
+}
+
+// Divides by the sum of weights, the sink's with it.
+template <class T>
+void finish(const Call<T>& call, int64_t t, const Partial& from) {
+  constexpr float log2e = 1.44269504f, ln2 = 0.693147181f;
+  for (int64_t h = 0; h < call.heads; ++h) {
+    const float peak = from.peak[h], total = from.total[h], sink = call.sink ? call.sink[h] * log2e : -infinity;
+    const float top = sink > peak ? sink : peak, weight = std::exp2(peak - top);
+    const float sum = total * weight + std::exp2(sink - top);
+    const Vec factor = splat(sum == 0 ? 0 : weight / sum);
+    const float* o = from.o + h * call.width();
+    T* to = call.o + (t * call.heads + h) * call.size;
+    each(call.size, [&](int64_t d, auto access) { access.put(to + d, access.get(o + d) * factor); });
+    call.lse[t * call.heads + h] = peak * ln2 + std::log(total);
+  }
+}
+
+template <class T>
+void nothing(const Call<T>& call, int64_t t) {
+  std::fill_n(call.o + t * call.heads * call.size, call.heads * call.size, T{});
+  std::fill_n(call.lse + t * call.heads, call.heads, -infinity);
+}
+
+// Threads share out the tokens.
+template <class T>
+void by_tokens(const Call<T>& call, int64_t tokens, std::atomic<bool>& outside) {
+  parallel(tokens, 1, [&](int64_t begin, int64_t end) {
+    const Tiles tiles;
+    Worker<T> worker(call, outside);
+    const int64_t rows = call.rows(), width = call.width(), floats = Partial::floats(rows, width);
+    float* memory = Scratch<Sums>::get<float>(2 * floats);
+    const Partial all(memory, rows, width), one(memory + floats, rows, width);
+    for (int64_t t = begin; t < end; ++t) {
+      const Sight<T> sight(call, t);
+      const Parts parts(sight.count());
+      if (!parts.count()) nothing(call, t);
+      for (int64_t p = 0; p < parts.count(); ++p) {
+        worker.attend(t, sight, parts.begin(p), parts.end(p), p ? one : all);
+        if (p) merge(all, one, rows, width);
+      }
+      if (parts.count()) finish(call, t, all);
+    }
+  });
+}
+
+// Threads share out the parts of tokens' entries.
+template <class T>
+void by_parts(const Call<T>& call, int64_t tokens, std::atomic<bool>& outside) {
+  int64_t most = 1;
+  for (int64_t t = 0; t < tokens; ++t) most = std::max(most, Parts(Sight<T>(call, t).count()).count());
+  const int64_t rows = call.rows(), width = call.width(), floats = Partial::floats(rows, width);
+  float* memory = Scratch<Shared>::get<float>(tokens * most * floats);
+  const auto partial = [&](int64_t t, int64_t p) { return Partial(memory + (t * most + p) * floats, rows, width); };
+  parallel(tokens * most, 1, [&](int64_t begin, int64_t end) {
+    const Tiles tiles;
+    Worker<T> worker(call, outside);
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t t = unit / most, p = unit % most;
+      const Sight<T> sight(call, t);
+      const Parts parts(sight.count());
+      if (p < parts.count()) worker.attend(t, sight, parts.begin(p), parts.end(p), partial(t, p));
+    }
+  });
+  for (int64_t t = 0; t < tokens; ++t) {
+    const Parts parts(Sight<T>(call, t).count());
+    for (int64_t p = 1; p < parts.count(); ++p) merge(partial(t, 0), partial(t, p), rows, width);
+    parts.count() ? finish(call, t, partial(t, 0)) : nothing(call, t);
+  }
+}
+
+}  // namespace
+
+void sparse_attention(const void* q, const void* window_pages, const int32_t* window_table, const void* compressed_pages,
+                      const int32_t* compressed_table, const int32_t* indices, const float* sink, const int64_t* positions,
+                      const int32_t* cu_seqlens, void* o, float* lse, Type type, int64_t tokens, int64_t heads, int64_t size,
+                      int64_t sequences, int64_t window_count, int64_t window_page, int64_t window_columns,
+                      int64_t compressed_count, int64_t compressed_page, int64_t compressed_columns, int64_t selected,
+                      float scale, int64_t window_size, int64_t ratio) {
+  visit(type, [&](auto element) {
+    using T = decltype(element);
+    const Call<T> call{
+        static_cast<const T*>(q),
+        {static_cast<const T*>(window_pages), window_table, window_count, window_page, window_columns, size},
+        {static_cast<const T*>(compressed_pages), compressed_table, compressed_count, compressed_page, compressed_columns, size},
+        indices, sink, {positions, cu_seqlens, sequences}, static_cast<T*>(o), lse, heads, size, selected, scale, window_size, ratio};
+    const int64_t present = std::min(call.batch.rows(), tokens);
+    std::atomic<bool> outside{false};
+    if (present < 4 * threads())
+      by_parts(call, present, outside);
+    else
+      by_tokens(call, present, outside);
+    for (int64_t t = present; t < tokens; ++t) nothing(call, t);
+    if (outside) throw std::out_of_range("sparse_attention: a token sees an entry outside of its table or of the pages");
+  });
+}
+
+}  // namespace deepport::DEEPPORT_LEVEL
