@@ -17,7 +17,7 @@ from deepport_npu.capability import TABLE, TORCH_NPU, BadTable, Entry, check, re
 from deepport_npu.compatibility import made_for
 from deepport_npu.kernels.chip import laid
 
-ENTRIES = [entry for chips in table().values() for entry in chips.values()]
+ENTRIES = [entry for chips in table().values() for entry in chips.values() if entry.operator in SIZES]
 LIMITS = [limit for entry in ENTRIES for limit in limits(entry)]
 
 
@@ -37,7 +37,8 @@ def test_every_entry_takes_an_ordinary_call(entry: Entry) -> None:
 
 
 def test_every_operator_of_the_table_is_tested() -> None:
-    assert set(SIZES) == set(table())
+    unknown = set(table()) ^ set(SIZES)
+    assert not unknown, f"calls.SIZES and the table differ: it has the sizes of an ordinary call of each; {unknown}"
 
 
 def test_every_fact_of_an_entry_has_its_cases() -> None:
