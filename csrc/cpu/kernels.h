@@ -4,11 +4,15 @@
 #pragma once
 
 #include "attention.h"
+#include "moe.h"
 #include "norm.h"
+#include "route.h"
 
 #define DEEPPORT_KERNELS(KERNEL) \
   DEEPPORT_ATTENTION(KERNEL)     \
-  DEEPPORT_NORM(KERNEL)
+  DEEPPORT_MOE(KERNEL)           \
+  DEEPPORT_NORM(KERNEL)          \
+  DEEPPORT_ROUTE(KERNEL)
 
 namespace deepport {
 

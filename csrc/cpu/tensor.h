@@ -1,4 +1,5 @@
-// Tensors as kernels' arguments: a torch.Tensor becomes the address of its data, None a null pointer, a torch.dtype a Type.
+// Tensors as kernels' arguments: a torch.Tensor becomes the address of its data, None a null pointer, a torch.dtype a Type; and a
+// str the choice that it names.
 //
 // By torch's public Python methods alone, so that one build serves every version of torch.
 #pragma once
@@ -45,6 +46,23 @@ struct type_caster<deepport::Type> {
     static const handle bfloat16 = torch.attr("bfloat16").cast<object>().release();
     value = source.is(bfloat16) ? deepport::Type::bfloat16 : deepport::Type::float32;
     return source.is(float32) || source.is(bfloat16);
+  }
+};
+
+template <>
+struct type_caster<deepport::Scoring> {
+  PYBIND11_TYPE_CASTER(deepport::Scoring, const_name("str"));
+
+  bool load(handle source, bool) {
+    for (const auto& [word, scoring] : {std::pair{"sqrtsoftplus", deepport::Scoring::sqrtsoftplus},
+                                        {"sigmoid", deepport::Scoring::sigmoid},
+                                        {"softmax", deepport::Scoring::softmax}}) {
+      if (PyUnicode_Check(source.ptr()) && !PyUnicode_CompareWithASCIIString(source.ptr(), word)) {
+        value = scoring;
+        return true;
+      }
+    }
+    return false;
   }
 };
 

@@ -14,6 +14,9 @@ struct bfloat16 {
 // What a tensor of activations holds.
 enum class Type { float32, bfloat16 };
 
+// What a router makes of its logits.
+enum class Scoring { sqrtsoftplus, sigmoid, softmax };
+
 // Functions that kernels call live in their level's namespace: one that is not inlined would otherwise be shared between
 // levels, and the linker may keep the copy that only the newest processor can run.
 #ifndef DEEPPORT_LEVEL

@@ -1,0 +1,87 @@
+"""Routing, dispatch, combination and SwiGLU (`csrc/cpu/route.h`, `csrc/cpu/moe.h`)."""
+
+from math import inf
+
+import torch
+from torch import Tensor
+
+from deepport.kernel import Kernel, Signature, Support, no
+from deepport.ops.moe import SCORING
+from deepport_cpu.native import call, dense, dtypes, floats, like
+
+
+def route(
+    logits: Tensor,
+    bias: Tensor | None,
+    k: int,
+    scoring: str,
+    scale: float,
+    table: Tensor | None = None,
+    input_ids: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    tokens, experts = logits.shape
+    weights, ids = torch.empty(tokens, k), torch.empty(tokens, k, dtype=torch.int32)
+    vocabulary = 0 if table is None else table.shape[0]
+    call.route(
+        dense(logits), logits.dtype, dense(bias), dense(table), dense(input_ids), vocabulary,
+        weights, ids, tokens, experts, k, scoring, scale,
+    )  # fmt: skip
+    return weights, ids
+
+
+def _route(signature: Signature) -> Support:
+    table, k = signature["table"], signature["k"]
+    if signature["scoring"] not in SCORING or (table is None) != (signature["input_ids"] is None):
+        return no("attribute", "the reference refuses such a call")
+    if table is not None and (signature["bias"] is not None or table.shape[1] != k):
+        return no("attribute", "a table has k columns, and no bias beside it")
+    if k > signature["logits"].shape[1]:
+        return no("shape", f"there are not {k} experts to choose")
+    return (
+        floats(signature, "logits")
+        and dtypes(signature, bias=torch.float32)
+        and dtypes(signature, table=torch.int64, input_ids=torch.int64)
+    )
+
+
+def moe_dispatch(x: Tensor, ids: Tensor, experts: int) -> tuple[Tensor, Tensor, Tensor]:
+    (tokens, k), width = ids.shape, x.shape[1]
+    rows, offsets = torch.empty(tokens * k, width, dtype=x.dtype), torch.empty(experts + 1, dtype=torch.int32)
+    inverse = like(ids)
+    call.moe_dispatch(dense(x), dense(ids), rows, offsets, inverse, tokens, k, experts, width * x.element_size())
+    return rows, offsets, inverse
+
+
+def moe_combine(y: Tensor, weights: Tensor, inverse: Tensor, ids: Tensor) -> Tensor:
+    (tokens, k), width = weights.shape, y.shape[1]
+    out = torch.empty(tokens, width, dtype=y.dtype)
+    call.moe_combine(dense(y), dense(weights), dense(inverse), dense(ids), out, y.dtype, tokens, k, width)
+    return out
+
+
+def _moe_combine(signature: Signature) -> Support:
+    return (
+        floats(signature, "y")
+        and dtypes(signature, weights=torch.float32)
+        and dtypes(signature, inverse=torch.int32, ids=torch.int32)
+    )
+
+
+def swiglu(gate: Tensor, up: Tensor, limit: float | None = None) -> Tensor:
+    y = like(gate)
+    call.swiglu(dense(gate), dense(up), y, gate.dtype, gate.numel(), inf if limit is None else limit)
+    return y
+
+
+def _swiglu(signature: Signature) -> Support:
+    if signature["gate"].shape != signature["up"].shape:
+        return no("shape", "gate and up have different shapes")
+    return floats(signature, "gate", "up")
+
+
+KERNELS = (
+    Kernel("route", "native", route, _route),
+    Kernel("moe_dispatch", "native", moe_dispatch, lambda signature: dtypes(signature, ids=torch.int32)),
+    Kernel("moe_combine", "native", moe_combine, _moe_combine),
+    Kernel("swiglu", "native", swiglu, _swiglu),
+)
