@@ -79,6 +79,7 @@ class NpuBackend:
             "torch_npu": self.torch_npu(),
             "cann": cann.version(self.roots),
             "driver": cann.driver_version(self.ascend),
+            "vllm_ascend": package_version("vllm-ascend"),
         }
         return {name: version for name, version in found.items() if version}
 
