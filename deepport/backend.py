@@ -100,7 +100,13 @@ class Event(Protocol):
 
 
 class Runtime(Protocol):
-    """What deepport asks of a started device beside its operators."""
+    """What deepport asks of a started device beside its operators.
+
+    Attributes:
+        asynchronous: whether a call may return before its work is done.
+        blocking: optional; the environment variable, as NAME=VALUE, under which each call waits for its work, so that an error is
+            raised by the call that fails. "" where it is set already. `deepport run` uses it to find out which call that was.
+    """
 
     asynchronous: bool
 

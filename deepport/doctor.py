@@ -7,10 +7,7 @@ tells each finding as it comes, and before each step which one it is. A backend 
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -20,20 +17,16 @@ from dataclasses import asdict
 from multiprocessing.connection import Connection, Pipe
 from typing import IO, TYPE_CHECKING, Any
 
-from deepport import backend
+from deepport import backend, child
 from deepport.backend import Backend, Probe, Started
 from deepport.errors import BackendUnavailable, DeepportError
 from deepport.finding import Finding, ok, unknown, wrong
-from deepport.probing import printable
 
 if TYPE_CHECKING:
     from deepport.conformance.result import Report
 
 SECONDS = 120.0
 """For importing torch and a vendor's package from a slow disk, opening a device, and compiling its first operator."""
-
-_STUCK = 5.0
-"""Seconds that a killed process has to be gone; one that waits inside a driver is not."""
 
 _DONE = "done"
 
@@ -54,15 +47,14 @@ def examine(name: str, index: int, seconds: float = SECONDS) -> Generator[Findin
         try:
             yield from _told(ours, process, output, seconds)
         finally:
-            _end(process)
+            child.end(process)
 
 
 def _child(theirs: Connection, output: IO[bytes], name: str, index: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "deepport.doctor", str(theirs.fileno()), name, str(index)]
-    path = os.pathsep.join(p for p in sys.path if p)  # what this process can import, its child can
     return subprocess.Popen(
         command,
-        env={**os.environ, "PYTHONPATH": path, "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"},
+        env=child.environment(),
         pass_fds=[theirs.fileno()],
         stdin=subprocess.DEVNULL,
         stdout=output,
@@ -77,43 +69,17 @@ def _told(ours: Connection, process: subprocess.Popen[bytes], output: IO[bytes],
     while step != _DONE:
         try:
             if not ours.poll(max(deadline - time.monotonic(), 0.0)):
-                ended = "its process was ended" if _end(process) else "its process cannot even be ended"
+                ended = "its process was ended" if child.end(process) else "its process cannot even be ended"
                 yield wrong(step, f"no answer in {seconds:.0f} s; {ended}", _BUSY)
                 return
             message = json.loads(ours.recv_bytes())
         except (EOFError, OSError):
-            yield wrong(step, _obituary(process, output), _REPORT)
+            yield wrong(step, child.obituary(process, output), _REPORT)
             return
         if isinstance(message, str):
             step = message
         else:
             yield Finding(**message)
-
-
-def _end(process: subprocess.Popen[bytes]) -> bool:
-    """Kill a process and what it started; False where it does not go, because it waits inside a driver."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    try:
-        process.wait(_STUCK)
-    except subprocess.TimeoutExpired:
-        return False
-    return True
-
-
-def _obituary(process: subprocess.Popen[bytes], output: IO[bytes]) -> str:
-    """How a process ended that has closed its end of the pipe."""
-    try:
-        code = process.wait(_STUCK)
-    except subprocess.TimeoutExpired:
-        return "its process gives no answer and does not end"
-    output.seek(0)
-    lines = output.read().decode(errors="replace").strip().splitlines()
-    said = f"; it last wrote: {printable(lines[-1])}" if lines else ""
-    if code >= 0:
-        return f"its process ended with exit code {code}{said}"
-    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-    return f"its process died of {name}{said}"
 
 
 # The child

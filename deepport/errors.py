@@ -33,3 +33,17 @@ class FallbackBudgetExceeded(DeepportError):
     """More calls went to the host than the policy allows."""
 
     exit_code = 5
+
+
+def exhausted(error: BaseException) -> bool:
+    """Whether memory ran out. torch's own types are not imported for this; its CPU allocator raises a plain RuntimeError."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "can't allocate memory" in str(error)
+
+
+def late(error: BaseException) -> bool:
+    """Whether a device that runs behind its caller may have failed in an earlier call than the one that raises.
+
+    By the types that torch raises then; memory is the caller's to ask for, and its lack is told at once.
+    """
+    return type(error).__name__ in ("RuntimeError", "AcceleratorError") and not exhausted(error)

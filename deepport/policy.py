@@ -87,7 +87,7 @@ class Session:
                 return choice.run(*arguments)
             return self.record.timed(operator, choice.implementation, choice.refusals, runtime, choice.run, arguments)
         except Exception as error:  # never retried; who reads it shall know where it was, and with what
-            error.add_note(called(operator, arguments, choice.implementation, runtime))
+            error.add_note(called(error, operator, arguments, choice.implementation, runtime))
             raise
 
     def trace(self, operator: Operator[..., Any], arguments: tuple[Any, ...]) -> None:

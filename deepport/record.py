@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from deepport.backend import Event, Runtime
+from deepport.errors import late
 
 if TYPE_CHECKING:
     from deepport.op import Operator
@@ -32,10 +33,14 @@ class Row:
 
 
 def called(
-    operator: Operator[..., Any], arguments: tuple[Any, ...], implementation: str, runtime: Runtime | None
+    error: Exception,
+    operator: Operator[..., Any],
+    arguments: tuple[Any, ...],
+    implementation: str,
+    runtime: Runtime | None,
 ) -> str:
-    """Which call it was, for who reads of its failure; and, where the device runs behind its caller, how to make it wait."""
-    blocking = getattr(runtime, "blocking", "")
+    """Which call it was, for who reads of its error; and, where that may be an earlier call's, how to make each wait."""
+    blocking = getattr(runtime, "blocking", "") if late(error) else ""
     behind = f", or in an earlier call: {blocking} makes each wait for the device" if blocking else ""
     return f"in {operator.signature(arguments)} by {implementation}{behind}"
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import nullcontext
 
 import typer
 
 from deepport.command import options
+from deepport.command.again import once_more
 from deepport.command.explain import measured
 from deepport.command.generation import Sampling, generate
 from deepport.command.request import Place, Policy, Prompt, find_device
@@ -66,7 +68,8 @@ def run(
         if explain:
             _show_plan(model, dtype, place, policy, chunk)
         sampling = Sampling(max_new_tokens, temperature, top_p, seed, chunk)
-        done = _run(model, dtype, engram, place, policy, asked, sampling, streamed=not as_json)
+        with nullcontext() if traceback else once_more(place.backend, asked.text):
+            done = _run(model, dtype, engram, place, policy, asked, sampling, streamed=not as_json)
         if explain:
             measured(done.record, sys.stderr)
         if as_json:

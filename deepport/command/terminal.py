@@ -14,10 +14,13 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typer.exceptions import TyperException
 
-from deepport.errors import DeepportError
+from deepport.errors import DeepportError, exhausted
 
 INTERRUPTED = 130
 """What shells expect of a process that Ctrl-C ended."""
+
+MORE = "; rerun with --traceback"
+"""The end of a line that is no whole explanation."""
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 failed, 2 bad input, 3 device absent, 4 unsupported by the device, "
@@ -34,7 +37,7 @@ def main(app: typer.Typer) -> NoReturn:
     try:
         sys.exit(app(standalone_mode=False))
     except TyperException as error:  # an unknown option, a value of the wrong type
-        _say(f"{error.format_message()} (--help shows what there is)")
+        say(f"{error.format_message()} (--help shows what there is)")
         sys.exit(error.exit_code)
 
 
@@ -52,8 +55,8 @@ def failures(traceback: bool) -> Iterator[None]:
     except (Exception, KeyboardInterrupt) as error:
         if traceback:
             raise
-        code, text = _described(error)
-        _say(text)
+        code, text = described(error)
+        say(text)
         raise typer.Exit(code) from None
 
 
@@ -72,23 +75,23 @@ def _silence() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _described(error: BaseException) -> tuple[int, str]:
+def described(error: BaseException) -> tuple[int, str]:
+    """The exit code and the line."""
     if isinstance(error, DeepportError):
         return error.exit_code, str(error)
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED, "interrupted"
     text = " ".join(str(error).split())
-    # torch's own types are not imported for this; its CPU allocator raises a plain RuntimeError.
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
-        return 1, f"out of memory: {text}; a smaller --chunk needs less"
-    if isinstance(error, OSError):  # a full disk, a file that may not be read
-        return 1, text
     # The call that failed, as deepport.record.called tells it.
     where = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
-    return 1, f"internal error: {type(error).__name__}: {text}{where}; rerun with --traceback"
+    if exhausted(error):
+        return 1, f"out of memory: {text}{where}; a smaller --chunk needs less"
+    if isinstance(error, OSError):  # a full disk, a file that may not be read
+        return 1, text
+    return 1, f"internal error: {type(error).__name__}: {text}{where}{MORE}"
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     sys.stderr.write(f"deepport: {text}\n")
 
 

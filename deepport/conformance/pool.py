@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from deepport.child import environment
 from deepport.conformance import wire
 from deepport.probing import printable
 
@@ -91,13 +92,10 @@ class Worker:
         ours, theirs = socket.socketpair()
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 (read after the process has ended)
         command = [sys.executable, "-X", "faulthandler", "-m", "deepport.conformance.worker", str(theirs.fileno())]
-        # What this process can import, its workers can: a backend may have been put on sys.path by a test.
-        path = os.pathsep.join(p for p in sys.path if p)
-        environment = {**os.environ, "PYTHONPATH": path, "TORCH_DEVICE_BACKEND_AUTOLOAD": "0", "DEEPPORT_CHECK": "1"}
         with theirs:
             self._process = subprocess.Popen(
                 command,
-                env={**environment, **self._environment},
+                env={**environment(DEEPPORT_CHECK="1"), **self._environment},
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,
