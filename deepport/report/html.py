@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from datetime import datetime
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from deepport.conformance.result import EVIDENCE, Evidence, Report, Result
 from deepport.conformance.verdict import Word, verdict
 from deepport.report import facts, words
+from deepport.report.pages import environment
 from deepport.report.plot import NAMES, margins
 
 _SYMBOLS: dict[Word, str] = {"conforms": "✓", "conforms with gaps": "△", "does not conform": "✗", "incomplete": "…"}
@@ -110,14 +108,6 @@ def _argument(value: Any) -> str:
     )
 
 
-def _day(created: str) -> str:
-    """`11 February 2027, 09:30 UTC`; what is no time as it is."""
-    try:
-        return f"{datetime.fromisoformat(created):%-d %B %Y, %H:%M %Z}".strip()
-    except ValueError:
-        return created
-
-
 def _web(link: str) -> bool:
     """Only such a link is followed: `javascript:` is none."""
     return link.startswith(("https://", "http://"))
@@ -125,30 +115,12 @@ def _web(link: str) -> bool:
 
 @cache
 def _environment() -> Environment:
-    style, script = (files("deepport.report").joinpath("page", n).read_text("utf-8") for n in ("page.css", "page.js"))
-    made = Environment(
-        loader=PackageLoader("deepport.report", "page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        # All that a template prints is foreign until it is said to be markup.
-        finalize=lambda value: value if isinstance(value, Markup) else words.printable(str(value)),
-    )
-    made.filters |= {
-        "share": words.share, "duration": words.duration, "measured": words.measured, "count": words.count,
-        "short": words.printable, "why": facts.why, "used": _used, "day": _day, "arguments": _arguments,
-    }  # fmt: skip
+    script = files("deepport.report").joinpath("page", "page.js").read_text("utf-8")
+    made = environment("deepport.report", script)
+    made.filters |= {"measured": words.measured, "why": facts.why, "used": _used, "arguments": _arguments}
     made.tests["web"] = _web
     made.globals |= {
-        "style": Markup(style), "script": Markup(script), "policy": _policy(script), "symbols": facts.SYMBOLS,
-        "meanings": facts.MEANINGS, "verdict_symbols": _SYMBOLS, "evidence": EVIDENCE, "proof": _PROOF, "gates": _GATES,
-        "gate_names": NAMES, "shown": _SHOWN, "changed": facts.CHANGED,
+        "symbols": facts.SYMBOLS, "meanings": facts.MEANINGS, "verdict_symbols": _SYMBOLS, "evidence": EVIDENCE,
+        "proof": _PROOF, "gates": _GATES, "gate_names": NAMES, "shown": _SHOWN, "changed": facts.CHANGED,
     }  # fmt: skip
     return made
-
-
-def _policy(script: str) -> str:
-    """Nothing is loaded, and no script runs but ours: a second fence behind escaping."""
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"

@@ -1,20 +1,17 @@
-"""Every measurement as a share of its bound, drawn as SVG that is text, small, the same each time, and dark where the page is."""
+"""Every measurement as a share of its bound."""
 
 from __future__ import annotations
 
-import io
 import math
-import re
-import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from deepport.conformance.result import Gate, Report
+from deepport.report.drawing import BAD, GOOD, INK, LINE, MUTED, drawing, svg
 from deepport.report.words import printable, share
 
 LEAST, MOST = 1e-4, 1e3
@@ -34,17 +31,6 @@ NAMES = {
     "G6": "composition",
 }
 
-# Colours are the page's: each stands for a variable of its style sheet, put in its place when all is drawn.
-_INK, _MUTED, _LINE, _GOOD, _BAD = "#010101", "#020202", "#030303", "#040404", "#050505"
-_VARIABLES = {_INK: "ink", _MUTED: "muted", _LINE: "line", _GOOD: "good", _BAD: "bad"}
-_STYLE: Any = {
-    "svg.fonttype": "none",  # text stays text: it can be searched, and has the page's font
-    "svg.hashsalt": "deepport",
-    "font.size": 9,
-    "text.parse_math": False,  # `$` in a name is no formula
-    "axes.unicode_minus": False,
-}
-
 Points = Mapping[tuple[str, str, bool], set[float]]
 """Where to draw: shares by operator, gate, and whether it passes."""
 
@@ -61,17 +47,12 @@ def margins(report: Report) -> str:
         return ""
     rows = sorted(worst, key=lambda o: (worst[o], o))
     height = 0.3 * len(rows)
-    with rc_context(_STYLE), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a letter that matplotlib's fonts lack; the page's may have it
+    with drawing():
         figure = Figure(figsize=(9.2, 1.1 + height))
         axes = figure.add_axes((0.19, 0.62 / (1.1 + height), 0.74, height / (1.1 + height)))
         _frame(axes, [(printable(o, 40), share(worst[o])) for o in rows], [x for xs in points.values() for x in xs])
         _draw(axes, points, rows)
-        text = io.StringIO()
-        figure.savefig(
-            text, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        )
-    return _embedded(text.getvalue())
+        return svg(figure, "Every measurement as a share of its bound, by operator")
 
 
 def _measurements(report: Report) -> Iterator[tuple[str, Gate, float]]:
@@ -95,15 +76,15 @@ def _frame(axes: Axes, rows: list[tuple[str, str]], shares: list[float]) -> None
     axes.set_xlim(10**left / 1.3, 10**right * 1.3)
     axes.set_ylim(-0.6, len(rows) - 0.4)
     ticks = [10.0**i for i in range(left, right + 1)]
-    axes.set_xticks(ticks, [_tick(t) for t in ticks], color=_MUTED)
+    axes.set_xticks(ticks, [_tick(t) for t in ticks], color=MUTED)
     axes.minorticks_off()
-    axes.set_yticks(range(len(rows)), [name for name, _ in rows], color=_INK)
+    axes.set_yticks(range(len(rows)), [name for name, _ in rows], color=INK)
     axes.tick_params(length=0, pad=6)
     for i, (_, last) in enumerate(rows):
-        axes.axhline(i, color=_LINE, linewidth=0.8, zorder=0)
-        axes.text(1.015, i, last, transform=axes.get_yaxis_transform(), va="center", color=_MUTED)
-    axes.axvline(1.0, color=_BAD, linewidth=1.2, zorder=1)
-    axes.set_xlabel("share of the bound that is used", color=_MUTED)
+        axes.axhline(i, color=LINE, linewidth=0.8, zorder=0)
+        axes.text(1.015, i, last, transform=axes.get_yaxis_transform(), va="center", color=MUTED)
+    axes.axvline(1.0, color=BAD, linewidth=1.2, zorder=1)
+    axes.set_xlabel("share of the bound that is used", color=MUTED)
     for spine in axes.spines.values():
         spine.set_visible(False)
 
@@ -123,16 +104,16 @@ def _draw(axes: Axes, points: Points, rows: list[str]) -> None:
             ]
             _scatter(axes, places, _SHAPES[gate] if passes else "X", passes)
         axes.plot(
-            [], [], linestyle="none", marker=_SHAPES[gate], color=_GOOD, markersize=4.5, label=f"{gate} {NAMES[gate]}"
+            [], [], linestyle="none", marker=_SHAPES[gate], color=GOOD, markersize=4.5, label=f"{gate} {NAMES[gate]}"
         )
     if any(not passes for _, _, passes in points):
-        axes.plot([], [], linestyle="none", marker="X", color=_BAD, markersize=6, label="past the bound")
+        axes.plot([], [], linestyle="none", marker="X", color=BAD, markersize=6, label="past the bound")
     axes.legend(
         loc="lower left",
         bbox_to_anchor=(-0.01, 1.0),
         ncols=8,
         frameon=False,
-        labelcolor=_MUTED,
+        labelcolor=MUTED,
         handletextpad=0.1,
         columnspacing=1.2,
     )
@@ -141,18 +122,6 @@ def _draw(axes: Axes, points: Points, rows: list[str]) -> None:
 def _scatter(axes: Axes, places: Iterable[tuple[float, float]], marker: str, passes: bool) -> None:
     if found := list(places):
         style: dict[str, Any] = (
-            {"color": _GOOD, "markersize": 3.4, "alpha": 0.6} if passes else {"color": _BAD, "markersize": 6.5}
+            {"color": GOOD, "markersize": 3.4, "alpha": 0.6} if passes else {"color": BAD, "markersize": 6.5}
         )
         axes.plot(*zip(*found, strict=True), linestyle="none", marker=marker, markeredgewidth=0, clip_on=False, **style)
-
-
-def _embedded(svg: str) -> str:
-    """Without what only a file of its own needs, and with the page's colours and font."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r' (width|height)="[0-9.]+pt"', "", svg, count=2)
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"font: ([0-9.]+px)[^;\"]*", r"font-size: \1", svg)
-    svg = re.sub(r"\n\s*", "\n", svg)
-    for colour, name in _VARIABLES.items():
-        svg = svg.replace(colour, f"var(--{name})")
-    return svg.replace("<svg", '<svg role="img" aria-label="Every measurement as a share of its bound, by operator"', 1)
