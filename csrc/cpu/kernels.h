@@ -4,12 +4,14 @@
 #pragma once
 
 #include "attention.h"
+#include "mhc.h"
 #include "moe.h"
 #include "norm.h"
 #include "route.h"
 
 #define DEEPPORT_KERNELS(KERNEL) \
   DEEPPORT_ATTENTION(KERNEL)     \
+  DEEPPORT_MHC(KERNEL)           \
   DEEPPORT_MOE(KERNEL)           \
   DEEPPORT_NORM(KERNEL)          \
   DEEPPORT_ROUTE(KERNEL)

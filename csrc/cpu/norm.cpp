@@ -1,27 +1,11 @@
 #include "norm.h"
 
 #include "parallel.h"
+#include "simd/math.h"
 #include "simd/simd.h"
 
 namespace deepport::DEEPPORT_LEVEL {
 namespace {
-
-// Sum of squares, in two chains of additions.
-template <class T>
-float squares(const T* x, int64_t width) {
-  Vec even = zero(), odd = zero();
-  int64_t c = 0;
-  for (; c + 2 * Vec::lanes <= width; c += 2 * Vec::lanes) {
-    const Vec a = load(x + c), b = load(x + c + Vec::lanes);
-    even = fma(a, a, even);
-    odd = fma(b, b, odd);
-  }
-  each(width - c, [&](int64_t i, auto access) {
-    const Vec a = access.get(x + c + i);
-    even = fma(a, a, even);
-  });
-  return sum(even + odd);
-}
 
 template <class T>
 void normalise(const T* x, const float* weight, T* y, int64_t width, float eps) {

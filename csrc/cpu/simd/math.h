@@ -1,4 +1,4 @@
-// Elementary functions of vectors, from the primitives of simd.h alone.
+// Elementary functions of vectors, and sums over rows, from the primitives of simd.h alone.
 #pragma once
 
 #include "simd/simd.h"
@@ -67,6 +67,23 @@ inline Vec silu(Vec x) { return x / (splat(1.0f) + exp(zero() - x)); }
 // silu(min(gate, limit)) * clamp(up, -limit, limit); an infinite limit is none.
 inline Vec swiglu(Vec gate, Vec up, Vec limit) {
   return silu(least(limit, gate)) * most(zero() - limit, least(limit, up));
+}
+
+// Sum of squares, in two chains of additions.
+template <class T>
+inline float squares(const T* x, int64_t width) {
+  Vec even = zero(), odd = zero();
+  int64_t c = 0;
+  for (; c + 2 * Vec::lanes <= width; c += 2 * Vec::lanes) {
+    const Vec a = load(x + c), b = load(x + c + Vec::lanes);
+    even = fma(a, a, even);
+    odd = fma(b, b, odd);
+  }
+  each(width - c, [&](int64_t i, auto access) {
+    const Vec a = access.get(x + c + i);
+    even = fma(a, a, even);
+  });
+  return sum(even + odd);
 }
 
 }  // namespace deepport::DEEPPORT_LEVEL
