@@ -67,7 +67,7 @@ def build(folder: Path, out: Path) -> None:
 
 def operators(libraries: Iterable[Path]) -> list[str]:
     """The aclnn operators that torch_npu looks up by name."""
-    found: set[str] = set()
+    found: set[bytes] = set()
     for library in libraries:
         found |= set(re.findall(rb"(?<=\0)(aclnn\w+)GetWorkspaceSize(?=\0)", library.read_bytes()))
     return sorted(name.decode() for name in found)
@@ -94,9 +94,19 @@ def _defined_in_sources() -> set[str]:
 
 
 def _compile(name: str, sources: list[str], out: Path) -> None:
-    inputs = [NATIVE / s for s in sources] or ["-x", "c++", os.devnull]
+    inputs = [str(NATIVE / s) for s in sources] or ["-x", "c++", os.devnull]
     library = f"lib{name}.so"
-    command = ["g++", *CXX, f"-I{out}", *inputs, "-o", out / library, f"-Wl,-soname,{library}", "-Wl,-z,defs", "-ldl"]
+    command = [
+        "g++",
+        *CXX,
+        f"-I{out}",
+        *inputs,
+        "-o",
+        str(out / library),
+        f"-Wl,-soname,{library}",
+        "-Wl,-z,defs",
+        "-ldl",
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{library} cannot be built:\n{done.stderr}")

@@ -8,6 +8,7 @@ import traceback
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import FileStore, PrefixStore
 
 from cann.scheduler import Scheduler
 
@@ -28,6 +30,8 @@ REDUCE = (dist.ReduceOp.SUM, dist.ReduceOp.PRODUCT, dist.ReduceOp.MAX, dist.Redu
 INTERNAL = 4
 """HCCL_E_INTERNAL."""
 _ROOT = 36
+TIMEOUT = timedelta(minutes=30)
+"""torch's own, of a group of gloo."""
 
 
 class Collective(IntEnum):
@@ -90,11 +94,10 @@ class Collectives:
 
     def _init(self, size: int, root: str, rank: int, out: int) -> None:
         """The processes meet in a file that the root names."""
-        store = dist.PrefixStore(
-            "hccl", dist.FileStore(str(Path(tempfile.gettempdir()) / f"cann-simulator-{root}"), size)
-        )
+        file = Path(tempfile.gettempdir()) / f"cann-simulator-{root}"
+        store = PrefixStore("hccl", FileStore(str(file), size))
         number = 0x1000 + len(self._groups)
-        self._groups[number] = Group(dist.ProcessGroupGloo(store, rank, size), size, rank, root)
+        self._groups[number] = Group(dist.ProcessGroupGloo(store, rank, size, TIMEOUT), size, rank, root)
         C.c_uint64.from_address(out).value = number
 
 
@@ -115,7 +118,7 @@ def _tensor(address: int, count: int, dtype: int) -> Tensor:
 
 
 def _reduced(group: Group, x: Tensor, reduce: int) -> Tensor:
-    options = dist.AllreduceOptions()
+    options: Any = dist.AllreduceOptions()
     options.reduceOp = REDUCE[reduce]
     group.gloo.allreduce([x], options).wait()
     return x

@@ -32,7 +32,7 @@ NAMES = {
     "d": "double", "f": "float", "s": "char*",
 }  # fmt: skip
 _KINDS = {number: letter for letter, number in HANDLES.items()}
-_WIDTHS = {"l": C.c_int64, "i": C.c_int32, "y": C.c_int8, "b": C.c_bool}
+_WIDTHS: dict[str, Any] = {"l": C.c_int64, "i": C.c_int32, "y": C.c_int8, "b": C.c_bool}
 _ITEMS = {"I": C.c_int64, "F": C.c_float, "B": C.c_bool, "L": C.c_void_p, "Z": C.c_void_p}
 
 DTYPES = {

@@ -62,7 +62,8 @@ def _check_attention(
 
 @aclnn("aclnnSparseFlashAttention", "T T T T T? T? T? T? T? d l s s l l l l b | T T T", check=_check_attention)
 def sparse_attention(*arguments: Any) -> None:
-    sparse_attention_v2(*arguments[:9], None, *arguments[9:])
+    given: list[Any] = [*arguments[:9], None, *arguments[9:]]
+    sparse_attention_v2(*given)
 
 
 @aclnn("aclnnSparseFlashAttentionV2", "T T T? T T? T? T? T? T? T? d l s s l l l l b | T T T", check=_check_attention)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
-import torch_npu  # noqa: F401  (registers the device and the backend hccl)
+import torch_npu
+from torch.multiprocessing.spawn import spawn
 
 SIZE = 2
 
@@ -36,7 +36,7 @@ def collect(rank: int) -> dict[str, list[float]]:
 
 
 def work(rank: int, folder: str) -> None:
-    torch.npu.set_device(rank)
+    torch_npu.npu.set_device(rank)
     dist.init_process_group("hccl", init_method=f"file://{folder}/store", rank=rank, world_size=SIZE)
     Path(folder, f"{rank}.json").write_text(json.dumps(collect(rank)))
     dist.destroy_process_group()
@@ -44,7 +44,7 @@ def work(rank: int, folder: str) -> None:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(work, (folder,), SIZE)
+        spawn(work, (folder,), SIZE)
         print(json.dumps([json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(SIZE)]))
         sys.stdout.flush()
 

@@ -3,14 +3,15 @@
 import ctypes
 import json
 import sys
+from collections.abc import Callable
 
 import torch
-import torch_npu  # noqa: F401  (registers the device)
+import torch_npu
 
 acl = ctypes.CDLL("libascendcl.so")
 
 
-def message(call) -> str:  # noqa: ANN001
+def message(call: Callable[[], object]) -> str:
     try:
         call()
     except Exception as error:
@@ -43,10 +44,10 @@ def raw_copies() -> dict[str, int]:
 
 
 def main() -> None:
-    free, total = torch.npu.mem_get_info()
+    free, total = torch_npu.npu.mem_get_info()
     told = {
-        "name": torch.npu.get_device_name(0),
-        "count": torch.npu.device_count(),
+        "name": torch_npu.npu.get_device_name(0),
+        "count": torch_npu.npu.device_count(),
         "total": total,
         "used": total - free,
         "poison": sorted(set(torch.empty(1000, dtype=torch.uint8, device="npu").tolist())),

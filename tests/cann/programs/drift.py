@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 
 import torch
 import torch_npu  # noqa: F401  (registers the device)
@@ -26,7 +27,7 @@ ADD = (
 SOFTMAX = ("T l | T", "T T | T", "l l | T", "T l I | T")
 
 
-def read_by(name: str, signature: str, call) -> str:  # noqa: ANN001
+def read_by(name: str, signature: str, call: Callable[[], object]) -> str:
     right = operators[name]
     operators[name] = dataclasses.replace(right, signature=signature)
     try:

@@ -14,7 +14,7 @@ def main() -> None:
     from cann.started import dispatcher
 
     x = torch.tensor([0.0, 1.0, 2.0])
-    there = x.npu()
+    there = x.to("npu")
     asked = there.cpu()
     before = dispatcher.copies[BY_FALLBACK]
     found = torch.special.i0(there)

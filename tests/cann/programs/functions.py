@@ -2,10 +2,13 @@
 
 import json
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: F401  (the expressions use it)
 import torch_npu  # noqa: F401  (registers the device)
+from torch import Tensor
 
 warnings.simplefilter("ignore")
 
@@ -112,13 +115,14 @@ def inputs() -> dict[str, torch.Tensor]:
     return made | {"filters": torch.randn(2, 3, 2, 2, generator=draw)[:, :1].repeat(1, 3, 1, 1)}
 
 
-def gradient(function, x):  # noqa: ANN001, ANN201
+def gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     x = x.detach().clone().requires_grad_()
     (function(x) * 1.5).sum().backward()
+    assert x.grad is not None
     return x.grad
 
 
-def evaluate(expression: str, device: str):  # noqa: ANN201
+def evaluate(expression: str, device: str) -> Any:
     names = {name: value.to(device) for name, value in inputs().items()}
     return eval(expression, globals() | names)
 

@@ -3,19 +3,19 @@
 import json
 
 import torch
-import torch_npu  # noqa: F401  (registers the device)
+import torch_npu
 
 
 def handed_over(wait: bool) -> float:
     """A number computed on one stream and copied on another."""
     x = torch.full((1000,), 3.0, device="npu")
     result = torch.zeros(1000, device="npu")
-    torch.npu.synchronize()
-    maker, taker = torch.npu.Stream(), torch.npu.Stream()
-    with torch.npu.stream(maker):
+    torch_npu.npu.synchronize()
+    maker, taker = torch_npu.npu.Stream(), torch_npu.npu.Stream()
+    with torch_npu.npu.stream(maker):
         y = x * 2
         ready = maker.record_event()
-    with torch.npu.stream(taker):
+    with torch_npu.npu.stream(taker):
         if wait:
             taker.wait_event(ready)
         result.copy_(y)
@@ -28,7 +28,7 @@ def read_on_the_host(wait: bool) -> float:
     x = torch.full((1000,), 5.0, device="npu")
     pinned.copy_(x + 1, non_blocking=True)
     if wait:
-        torch.npu.synchronize()
+        torch_npu.npu.synchronize()
     return float(pinned[0])
 
 
