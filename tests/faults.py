@@ -43,10 +43,10 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tens
     return (y if weight is None else y * weight).to(x.dtype)
 """,
     "linear": """
-def linear(x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = "plain") -> Tensor:
+def linear(x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = "plain", wide: bool = False) -> Tensor:
     half = x.shape[-1] // 2
     x, w, dtype = x.float(), w.float(), x.dtype
-    return (x[..., :half] @ w[:, :half].T + x[..., half:] @ w[:, half:].T).to(dtype)
+    return (x[..., :half] @ w[:, :half].T + x[..., half:] @ w[:, half:].T).to(torch.float32 if wide else dtype)
 """,
     "swiglu": """
 def swiglu(gate: Tensor, up: Tensor, limit: float | None = None) -> Tensor:
@@ -80,12 +80,12 @@ def moe_experts(
 FAULTY = {
     "window": _ATTENTION.format(change=" - 1"),
     "bf16 sums": """
-def linear(x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = "plain") -> Tensor:
+def linear(x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = "plain", wide: bool = False) -> Tensor:
     y = torch.zeros(*x.shape[:-1], w.shape[0], dtype=torch.bfloat16)
     for low in range(0, x.shape[-1], 8):
         part = x[..., low : low + 8].float() @ w[:, low : low + 8].float().T
         y = (y + part.bfloat16())
-    return y.to(x.dtype)
+    return y.to(torch.float32 if wide else x.dtype)
 """,
     "stale": """
 _last = {}

@@ -2,11 +2,13 @@
 
 NUMBERS = """
 @kernel("linear", lambda s: YES if s["format"] == "plain" else no("format", "plain weights only"))
-def bf16_accumulation(x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = "plain") -> Tensor:
+def bf16_accumulation(
+    x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = "plain", wide: bool = False
+) -> Tensor:
     y = torch.zeros(*x.shape[:-1], w.shape[0], dtype=torch.bfloat16)
     for k in range(0, x.shape[-1], 32):
         y += (x[..., k : k + 32].float() @ w[:, k : k + 32].float().T).bfloat16()
-    return y.to(x.dtype)
+    return y.to(torch.float32 if wide else x.dtype)
 
 attend = ops.sparse_attention.reference
 
@@ -146,8 +148,8 @@ def another_operator(x: Tensor, w: Tensor, scale: Tensor | None = None, format: 
 
 SLOPPY = """
 @kernel("linear", lambda s: YES if s["format"] == "plain" else no("format", "plain weights only"))
-def sloppy(x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = "plain") -> Tensor:
-    return (x.float() @ w.float().T * 1.02).to(x.dtype)
+def sloppy(x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = "plain", wide: bool = False) -> Tensor:
+    return (x.float() @ w.float().T * 1.02).to(torch.float32 if wide else x.dtype)
 """
 
 MEDDLING = """
@@ -155,7 +157,7 @@ from dataclasses import replace
 from deepport import ops
 from deepport.conformance import gates, judge
 ops.linear.tolerance = replace(ops.linear.tolerance, rms=1e9, max=1e9)
-ops.linear.reference = lambda x, w, scale=None, format="plain": x @ w.T * 1.02
+ops.linear.reference = lambda x, w, scale=None, format="plain", wide=False: x @ w.T * 1.02
 fine = lambda *args, **kwargs: [gates.Gate(gate="G0", metric="bits", status="pass")]
 gates.numeric = gates.exact = judge.judge = fine
 """
@@ -178,8 +180,8 @@ from torch.nn import functional
 
 plain = lambda s: YES if s["format"] == "plain" else no("format", "plain weights only")
 
-@kernel("linear", plain)
-def gemm(x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = "plain") -> Tensor:
+@kernel("linear", lambda s: no("attribute", "torch rounds its sums") if s["wide"] else plain(s))
+def gemm(x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = "plain", wide: bool = False) -> Tensor:
     return functional.linear(x, w)
 
 @kernel("rms_norm")

@@ -95,19 +95,23 @@ def test_every_operator_is_exported_under_its_name() -> None:
 # Kernels
 
 
-def plain(x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = "plain") -> Tensor:
+def plain(x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = "plain", wide: bool = False) -> Tensor:
     return x
 
 
-def renamed(x: Tensor, weight: Tensor, scale: Tensor | None = None, format: str = "plain") -> Tensor:
+def renamed(
+    x: Tensor, weight: Tensor, scale: Tensor | None = None, format: str = "plain", wide: bool = False
+) -> Tensor:
     return x
 
 
-def undefaulted(x: Tensor, w: Tensor, scale: Tensor | None, format: str) -> Tensor:
+def undefaulted(x: Tensor, w: Tensor, scale: Tensor | None, format: str, wide: bool) -> Tensor:
     return x
 
 
-def widened(x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = "plain") -> tuple[Tensor, Tensor]:
+def widened(
+    x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = "plain", wide: bool = False
+) -> tuple[Tensor, Tensor]:
     return x, w
 
 
@@ -118,9 +122,9 @@ def test_a_kernel_of_the_operators_schema_is_accepted() -> None:
 @pytest.mark.parametrize(
     ("run", "schema"),
     [
-        (renamed, '(Tensor x, Tensor weight, Tensor? scale=None, str format="plain") -> Tensor'),
-        (undefaulted, "(Tensor x, Tensor w, Tensor? scale, str format) -> Tensor"),
-        (widened, '(Tensor x, Tensor w, Tensor? scale=None, str format="plain") -> (Tensor, Tensor)'),
+        (renamed, '(Tensor x, Tensor weight, Tensor? scale=None, str format="plain", bool wide=False) -> Tensor'),
+        (undefaulted, "(Tensor x, Tensor w, Tensor? scale, str format, bool wide) -> Tensor"),
+        (widened, '(Tensor x, Tensor w, Tensor? scale=None, str format="plain", bool wide=False) -> (Tensor, Tensor)'),
     ],
 )
 def test_a_kernel_of_another_schema_is_refused(run: Callable[..., Any], schema: str) -> None:
@@ -128,7 +132,7 @@ def test_a_kernel_of_another_schema_is_refused(run: Callable[..., Any], schema: 
         ops.linear.check(Kernel("linear", "k", run), "acme")
     assert str(caught.value) == (
         f"linear: the acme kernel 'k' is {schema} but the operator is "
-        '(Tensor x, Tensor w, Tensor? scale=None, str format="plain") -> Tensor'
+        '(Tensor x, Tensor w, Tensor? scale=None, str format="plain", bool wide=False) -> Tensor'
     )
 
 
@@ -145,7 +149,7 @@ def test_a_signature_has_every_argument_by_name_and_no_data() -> None:
     assert signature["w"] == TensorSpec(torch.float32, (3, 4), (1, 3))
     assert (signature["scale"], signature["format"]) == (None, "plain")
     assert signature["x"].contiguous and not signature["w"].contiguous
-    backward = operators["linear_backward"].signature(([x, None], [True], x, w, None, "plain"))
+    backward = operators["linear_backward"].signature(([x, None], [True], x, w, None, "plain", False))
     assert backward["grads"] == (signature["x"], None)
 
 

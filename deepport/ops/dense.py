@@ -19,9 +19,12 @@ _ELEMENTWISE = Tolerance(
 )
 
 
-def _linear_cost(x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = formats.PLAIN) -> Cost:
+def _linear_cost(
+    x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = formats.PLAIN, wide: bool = False
+) -> Cost:
     outputs = x.shape[:-1].numel() * w.shape[-2]
-    return Cost(2.0 * outputs * x.shape[-1], nbytes(x, w, scale) + outputs * x.element_size())
+    size = (accumulation(x.dtype) if wide else x.dtype).itemsize
+    return Cost(2.0 * outputs * x.shape[-1], nbytes(x, w, scale) + outputs * size)
 
 
 def quantized(g: Generator, *shape: int, dtype: torch.dtype, format: str) -> dict[str, Any]:
@@ -31,9 +34,11 @@ def quantized(g: Generator, *shape: int, dtype: torch.dtype, format: str) -> dic
     return {"w": data, "scale": scale, "format": format}
 
 
-def linear_arguments(g: Generator, tkn: tuple[int, int, int], dtype: torch.dtype, format: str) -> dict[str, Any]:
+def linear_arguments(
+    g: Generator, tkn: tuple[int, int, int], dtype: torch.dtype, format: str, wide: bool = False
+) -> dict[str, Any]:
     t, k, n = tkn
-    return {"x": normal(g, t, k, dtype=dtype), **quantized(g, n, k, dtype=dtype, format=format)}
+    return {"x": normal(g, t, k, dtype=dtype), **quantized(g, n, k, dtype=dtype, format=format), "wide": wide}
 
 
 def _linear_cases() -> Iterator[Case]:
@@ -42,21 +47,29 @@ def _linear_cases() -> Iterator[Case]:
             yield case(linear_arguments, tkn=tkn, dtype=dtype, format=formats.PLAIN)
     for format in ("fp8_e4m3:128x128", "fp8_e4m3:32x32", "fp8_e4m3fnuz:128x128", "mxfp4", "int8:row", "int8:channel"):
         yield case(linear_arguments, tkn=(5, 256, 160), dtype=torch.bfloat16, format=format)
+    for format in (formats.PLAIN, "mxfp4"):
+        yield case(linear_arguments, tkn=(5, 256, 160), dtype=torch.bfloat16, format=format, wide=True)
 
 
-def _linear_fake(x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = formats.PLAIN) -> Tensor:
-    return x.new_empty((*x.shape[:-1], w.shape[-2]))
+def _linear_fake(
+    x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = formats.PLAIN, wide: bool = False
+) -> Tensor:
+    return x.new_empty((*x.shape[:-1], w.shape[-2]), dtype=accumulation(x.dtype) if wide else x.dtype)
 
 
 @operator(cost=_linear_cost, cases=_linear_cases, tolerance=_GEMM, fake=_linear_fake, differentiable=("x", "w"))
-def linear(x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = formats.PLAIN) -> Tensor:
+def linear(
+    x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = formats.PLAIN, wide: bool = False
+) -> Tensor:
     """`x @ w^T`.
 
-    x [..., K]; w [N, K] in any number format (`deepport.formats`), with its scale; returns [..., N] in x's dtype.
+    x [..., K]; w [N, K] in any number format (`deepport.formats`), with its scale; returns [..., N] in x's dtype, or as it
+    was summed, in float32 of bfloat16, with `wide`: for scores that would change places if they were rounded.
     Quantised weights have no gradient.
     """
-    wide = accumulation(x.dtype)
-    return torch.nn.functional.linear(x.to(wide), formats.decode(w, scale, format, wide)).to(x.dtype)
+    dtype = accumulation(x.dtype)
+    y = torch.nn.functional.linear(x.to(dtype), formats.decode(w, scale, format, dtype))
+    return y if wide else y.to(x.dtype)
 
 
 def block_linear_arguments(g: Generator, tgkn: tuple[int, ...], dtype: torch.dtype, format: str) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from deepport import ops
-from deepport.formats import accumulation
 from deepport_model.cache import Batch, Compressed, LayerCache, recording
 from deepport_model.config import Config
 from deepport_model.modules import BlockLinear, Linear, RMSNorm
@@ -64,13 +63,13 @@ class Indexer(nn.Module):
         super().__init__()
         self.heads, self.size, self.topk = config.index_n_heads, config.index_head_dim, config.index_topk
         self.wq_b = Linear(config.q_lora_rank, self.heads * self.size)
-        self.weights_proj = Linear(config.hidden_size, self.heads)
+        self.weights_proj = Linear(config.hidden_size, self.heads, wide=True)
         self.compressor = Compressor(config, self.size, ratio, overlap=True)
 
     def forward(self, x: Tensor, q_latent: Tensor, step: Step, keys: Compressed) -> Tensor:
         self.compressor(x, step, keys)
         q = ops.rotary(self.wq_b(q_latent).unflatten(-1, (self.heads, self.size)), *step.compressed)
-        weights = self.weights_proj(x).to(accumulation(x.dtype)) * (self.heads * self.size) ** -0.5
+        weights = self.weights_proj(x) * (self.heads * self.size) ** -0.5
         batch, table = step.batch, step.tables[keys.ratio]
         return ops.index_topk(
             q, weights, keys.pages.data, table, batch.positions, batch.cu_seqlens, keys.ratio, self.topk

@@ -9,16 +9,20 @@ from deepport import formats, ops
 
 
 class Linear(nn.Module):
-    """`x @ weight^T` with the weight in any number format: `weight`, `scale` and `format` as in `deepport.formats`."""
+    """`x @ weight^T` with the weight in any number format: `weight`, `scale` and `format` as in `deepport.formats`.
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    The result is rounded to x's dtype, or with `wide` left as it was summed.
+    """
+
+    def __init__(self, inputs: int, outputs: int, wide: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
         self.scale: nn.Parameter | None = None
         self.format = formats.PLAIN
+        self.wide = wide
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.linear(x, self.weight, self.scale, self.format)
+        return ops.linear(x, self.weight, self.scale, self.format, self.wide)
 
 
 class BlockLinear(Linear):

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from deepport import formats, ops
-from deepport.formats import accumulation
 from deepport_model.config import Config
 from deepport_model.modules import Linear
 
@@ -33,9 +32,7 @@ class Router(nn.Module):
 
     def forward(self, x: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
         """x [T, C] -> weights [T, k] float32, expert ids [T, k] int32."""
-        # Rounded logits would make experts change places.
-        wide = accumulation(x.dtype)
-        logits = ops.linear(x.to(wide), self.weight.to(wide))
+        logits = ops.linear(x, self.weight, wide=True)  # rounded ones would make experts change places
         ids_of_tokens = None if self.tid2eid is None else input_ids
         weights, ids = ops.route(logits, self.bias, self.k, self.scoring, self.scale, self.tid2eid, ids_of_tokens)
         if self.training:

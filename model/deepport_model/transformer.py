@@ -12,7 +12,6 @@ from torch.nn import functional
 
 from deepport import ops
 from deepport.errors import BadInput
-from deepport.formats import accumulation
 from deepport.table import Ticket
 from deepport_model.attention import Attention, Step
 from deepport_model.cache import Batch, Cache, LayerCache
@@ -82,7 +81,7 @@ class Transformer(nn.Module):
         self.hc_head_base = nn.Parameter(torch.zeros(n))
         self.hc_head_scale = nn.Parameter(torch.ones(1))
         self.norm = RMSNorm(width, config.rms_norm_eps)
-        self.head = Linear(width, config.vocab_size)
+        self.head = Linear(width, config.vocab_size, wide=True)
         self.register_buffer("frequencies", inverse_frequencies(config, compressed=False), persistent=False)
         self.register_buffer("compressed_frequencies", inverse_frequencies(config, compressed=True), persistent=False)
 
@@ -144,7 +143,7 @@ class Transformer(nn.Module):
         eps, norm_eps = self.config.hc_eps, self.config.rms_norm_eps
         x = ops.mhc_head(streams, self.hc_head_fn, self.hc_head_scale, self.hc_head_base, eps, norm_eps)
         found: Tensor = self.head(self.norm(x))
-        return found.to(accumulation(x.dtype))
+        return found
 
     def _step(self, batch: Batch, cache: Cache) -> Step:
         ratios = set(self.config.compress_ratios) - {0}

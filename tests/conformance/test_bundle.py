@@ -259,7 +259,7 @@ def test_a_tensor_that_is_no_bytes_is_refused(written: Path) -> None:
 
 def test_a_wrong_kernel_fails_again_and_another_backend_does_not(install: Distribution, tmp_path: Path) -> None:
     install("acme", acme(FAULTY["bf16 sums"], HONEST["rms_norm"]))
-    arguments = {"x": torch.randn(4, 64), "w": torch.randn(8, 64), "scale": None, "format": "plain"}
+    arguments = {"x": torch.randn(4, 64), "w": torch.randn(8, 64), "scale": None, "format": "plain", "wide": False}
     bundle.write(tmp_path / "b", recorded(ops.linear, "acme/fast", arguments))
     again = rerun(tmp_path / "b")
     assert again.implementation == "acme/fast" and not again.passes

@@ -55,6 +55,15 @@ def test_linear_of_any_leading_shape() -> None:
         assert relative(ops.linear(x, w), functional.linear(x, w)) < DOUBLE
 
 
+def test_wide_is_linear_that_does_not_round() -> None:
+    x, w = draw(2, 3, 2048), draw(3, 33, 2048)
+    narrow = ops.linear(x.bfloat16(), w.bfloat16(), wide=True)
+    assert narrow.dtype == torch.float32
+    assert relative(narrow, naive_linear(x.bfloat16().double(), w.bfloat16().double())) < 1e-6
+    for dtype in (torch.float32, torch.float64):
+        assert same_bits(ops.linear(x.to(dtype), w.to(dtype), wide=True), ops.linear(x.to(dtype), w.to(dtype)))
+
+
 @pytest.mark.parametrize("format", ["fp8_e4m3:128x128", "fp8_e4m3fnuz:32x32", "mxfp4", "int8:row", "int8:channel"])
 def test_quantised_weights_are_dequantised_first(format: str) -> None:
     x = draw(6, 4, 192)

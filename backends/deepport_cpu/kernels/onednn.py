@@ -25,8 +25,14 @@ def _bfloat16(signature: Signature) -> Support:
     return YES
 
 
-def linear(x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = formats.PLAIN) -> Tensor:
+def linear(
+    x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = formats.PLAIN, wide: bool = False
+) -> Tensor:
     return functional.linear(x, w)
+
+
+def _linear(signature: Signature) -> Support:
+    return no("attribute", "torch rounds its sums") if signature["wide"] else _bfloat16(signature)
 
 
 def block_linear(x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = formats.PLAIN) -> Tensor:
@@ -52,7 +58,7 @@ def _composable(signature: Signature) -> Support:
 
 
 KERNELS = (
-    Kernel("linear", "onednn", linear, _bfloat16),
+    Kernel("linear", "onednn", linear, _linear),
     Kernel("block_linear", "onednn", block_linear, _bfloat16),
     Kernel("grouped_linear", "onednn", grouped_linear, _bfloat16),
     Kernel("moe_experts", "composed", composed.moe_experts, _composable),

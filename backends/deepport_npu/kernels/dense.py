@@ -22,7 +22,7 @@ def kernels(chip: Chip) -> tuple[Kernel, ...]:
         Kernel("swiglu", "npu_clipped_swiglu", clipped_swiglu, lambda s: _clipped_swiglu(chip, s)),
         Kernel("swiglu", "npu_swiglu", plain_swiglu, lambda s: _plain_swiglu(chip, s)),
         Kernel("linear", "npu_weight_quant_batchmatmul", int8_linear, lambda s: _int8_linear(chip, s)),
-        Kernel("linear", "matmul", linear, _matmul),
+        Kernel("linear", "matmul", linear, lambda s: every(_rounded(s), _matmul(s))),
         Kernel("block_linear", "matmul", block_linear, _matmul),
     )
 
@@ -98,7 +98,9 @@ def _joined(call: Signature) -> TensorSpec:
     return laid(gate.dtype, *gate.shape[:-1], 2 * gate.shape[-1])
 
 
-def linear(x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = formats.PLAIN) -> Tensor:
+def linear(
+    x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = formats.PLAIN, wide: bool = False
+) -> Tensor:
     """One narrow product, accumulated in float32 by the cube unit; the reference multiplies float32 copies."""
     return functional.linear(x, w)
 
@@ -116,7 +118,13 @@ def _matmul(call: Signature) -> Support:
     return no("shape", "x or w is empty") if 0 in (*x.shape, *w.shape) else YES
 
 
-def int8_linear(x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = formats.PLAIN) -> Tensor:
+def _rounded(call: Signature) -> Support:
+    return no("attribute", "the cube unit's sums come rounded; wide ones are asked for") if call["wide"] else YES
+
+
+def int8_linear(
+    x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = formats.PLAIN, wide: bool = False
+) -> Tensor:
     """Integers up to 127 are exact in bfloat16: the vendor multiplies by them, and the float32 scale of each row comes after.
 
     npu_quant_matmul is faster and is not this operator: it rounds x to int8.
@@ -135,6 +143,8 @@ def _int8_linear(chip: Chip, call: Signature) -> Support:
     x, w = call["x"], call["w"]
     if call["format"] != "int8:row":
         return no("format", f"npu_weight_quant_batchmatmul multiplies by int8:row weights, not {call['format']}")
+    if call["wide"]:
+        return _rounded(call)
     if x.dtype == torch.float16:
         return no("dtype", "a sum of products with integers may pass float16's range")
     rows = 1

@@ -106,8 +106,8 @@ def _linear(c: Config) -> Cases:
         for tokens, dtype, format in ((_PREFILL, _BF16, PLAIN), (_DECODE, _F32, PLAIN), (2, _BF16, _DENSE)):
             yield _cut(case(linear_arguments, tkn=(tokens, k, _ROWS), dtype=dtype, format=format), note)
     for k, n in sorted(s for s in shapes if s[1] < _ROWS):
-        dtype = _F32 if n == c.n_routed_experts else _BF16
-        yield case(linear_arguments, tkn=(_DECODE, k, n), dtype=dtype, format=PLAIN)
+        scores = {"wide": True} if n in (c.n_routed_experts, c.index_n_heads) else {}
+        yield case(linear_arguments, tkn=(_DECODE, k, n), dtype=_BF16, format=PLAIN, **scores)
 
 
 def _block_linear(c: Config) -> Cases:

@@ -78,7 +78,10 @@ def sized(**sizes: st.SearchStrategy[Any]) -> Strategy:
 
 
 STRATEGIES: dict[str, tuple[Builder, Strategy]] = {
-    "linear": (linear_arguments, sized(tkn=st.tuples(tokens, even(odd), odd), dtype=dtypes, format=all_formats)),
+    "linear": (
+        linear_arguments,
+        sized(tkn=st.tuples(tokens, even(odd), odd), dtype=dtypes, format=all_formats, wide=booleans),
+    ),
     "block_linear": (
         block_linear_arguments,
         sized(tgkn=st.tuples(tokens, among((1, 2, 3)), even(odd), odd), dtype=dtypes, format=all_formats),

@@ -57,15 +57,19 @@ def _tensor_float(t: Tensor) -> Tensor:
 
 
 def _linear() -> Iterator[Mutant]:
-    def in_bfloat16(x: Tensor, w: Tensor, scale: Tensor | None, format: str) -> Tensor:
-        return narrow_sum(x, formats.decode(w, scale, format, x.dtype if format == formats.PLAIN else torch.float32))
+    def in_bfloat16(x: Tensor, w: Tensor, scale: Tensor | None, format: str, wide: bool) -> Tensor:
+        w = formats.decode(w, scale, format, x.dtype if format == formats.PLAIN else torch.float32)
+        return narrow_sum(x, w).to(_result(x, wide))
 
     def tail(results: list[Tensor], given: Given) -> Tensor:
         results[0][..., results[0].shape[-1] // TILE * TILE :] = 0
         return results[0]
 
-    def split_k(x: Tensor, w: Tensor, scale: Tensor | None, format: str) -> Tensor:
-        return split_sum(x, formats.decode(w, scale, format, torch.float32)).to(x.dtype)
+    def split_k(x: Tensor, w: Tensor, scale: Tensor | None, format: str, wide: bool) -> Tensor:
+        return split_sum(x, formats.decode(w, scale, format, torch.float32)).to(_result(x, wide))
+
+    def rounding(results: list[Tensor], given: Given) -> Tensor:
+        return rounded(results[0], given["x"].dtype)
 
     yield written(
         linear, "sums_in_bfloat16", "the running sum is rounded to bfloat16 after every 32 terms", in_bfloat16
@@ -78,11 +82,18 @@ def _linear() -> Iterator[Mutant]:
         linear, "drops_the_last_k", "the last term of every sum is missing", lambda g: {"x": _last_zero(g["x"])}
     )
     yield answered(linear, "drops_the_tail_tile", "columns behind the last whole tile of 32 are zeros", tail)
+    yield answered(
+        linear, "rounds_wide_results", "sums are rounded to x's dtype where they are asked for wide", rounding
+    )
     yield from misread(linear, "w", "scale")
     yield Mutant(
         "splits_k", "linear", "none", split_k,
         equivalent="float32 sums of tiles, added in another order: the order of a sum is free",
     )  # fmt: skip
+
+
+def _result(x: Tensor, wide: bool) -> torch.dtype:
+    return accumulation(x.dtype) if wide else x.dtype
 
 
 def _last_zero(x: Tensor) -> Tensor:
@@ -192,8 +203,8 @@ def _gradients() -> Iterator[Mutant]:
         y = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps).detach()
         return (y if weight is None else weight * y).to(x.dtype)
 
-    def halved(x: Tensor, w: Tensor, scale: Tensor | None, format: str) -> Tensor:
-        half: Tensor = linear_(x, w, scale, format)
+    def halved(x: Tensor, w: Tensor, scale: Tensor | None, format: str, wide: bool) -> Tensor:
+        half: Tensor = linear_(x, w, scale, format, wide)
         return half / 2 + (half / 2).detach()
 
     linear_, rotary_ = linear.reference, rotary.reference
