@@ -1,4 +1,4 @@
-"""`deepport run | plan | conform | repro | bisect | report | doctor | backends`."""
+"""`deepport run | plan | bench | conform | repro | bisect | report | doctor | backends`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 import typer
 
 from deepport import backend
-from deepport.command import bisect, conform, doctor, options, report, repro, terminal
+from deepport.command import bench, bisect, conform, doctor, options, report, repro, terminal
 from deepport.command.explain import BASIS
 from deepport.command.render import fields, scaled, show
 from deepport.command.request import Policy, find_device
@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 app.command(epilog=EXAMPLES)(run)
 app.add_typer(report.app, name="report")
+app.command(epilog=bench.EXAMPLES)(bench.bench)
 app.command(epilog=conform.EXAMPLES)(conform.conform)
 app.command(epilog=repro.EXAMPLES)(repro.repro)
 app.command(epilog=bisect.EXAMPLES)(bisect.bisect)
