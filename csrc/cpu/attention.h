@@ -17,4 +17,13 @@
          int64_t sequences, int64_t window_count, int64_t window_page, int64_t window_columns, int64_t compressed_count,       \
          int64_t compressed_page, int64_t compressed_columns, int64_t selected, float scale, int64_t window_size, int64_t ratio)
 
-#define DEEPPORT_ATTENTION(KERNEL) DEEPPORT_SPARSE_ATTENTION(KERNEL)
+// ids[t] = the k best entries s < (p + 1) / ratio of the token at position p by sum_h weights[t, h] relu(q[t, h] . key[s]), ascending,
+// then -1. Ties go to the lowest id, NaN is never chosen; padding has -1. Pages and errors as above.
+#define DEEPPORT_INDEX_TOPK(KERNEL)                                                                                         \
+  KERNEL(index_topk, const void* q, const float* weights, const void* pages, const int32_t* table, const int64_t* positions, \
+         const int32_t* cu_seqlens, int32_t* ids, Type type, int64_t tokens, int64_t heads, int64_t size, int64_t sequences,  \
+         int64_t count, int64_t page, int64_t columns, int64_t ratio, int64_t k)
+
+#define DEEPPORT_ATTENTION(KERNEL)  \
+  DEEPPORT_SPARSE_ATTENTION(KERNEL) \
+  DEEPPORT_INDEX_TOPK(KERNEL)

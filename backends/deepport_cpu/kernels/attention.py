@@ -1,4 +1,4 @@
-"""Attention over a window and compressed entries (`csrc/cpu/attention.h`)."""
+"""Attention over a window and compressed entries, and their choice (`csrc/cpu/attention.h`)."""
 
 import torch
 from torch import Tensor
@@ -37,4 +37,25 @@ def _sparse_attention(signature: Signature) -> Support:
     )  # fmt: skip
 
 
-KERNELS = (Kernel("sparse_attention", "native", sparse_attention, _sparse_attention),)
+def index_topk(
+    q: Tensor, weights: Tensor, pages: Tensor, table: Tensor, positions: Tensor, cu_seqlens: Tensor, ratio: int, k: int
+) -> Tensor:
+    ids = torch.empty((q.shape[0], k), dtype=torch.int32)
+    call.index_topk(
+        dense(q), dense(weights), dense(pages), dense(table), dense(positions), dense(cu_seqlens), ids, q.dtype, *q.shape,
+        cu_seqlens.shape[0] - 1, *_paging(pages, table), ratio, k,
+    )  # fmt: skip
+    return ids
+
+
+def _index_topk(signature: Signature) -> Support:
+    wide, narrow = torch.int64, torch.int32
+    return floats(signature, "q", "pages") and dtypes(
+        signature, weights=torch.float32, table=narrow, positions=wide, cu_seqlens=narrow
+    )
+
+
+KERNELS = (
+    Kernel("sparse_attention", "native", sparse_attention, _sparse_attention),
+    Kernel("index_topk", "native", index_topk, _index_topk),
+)

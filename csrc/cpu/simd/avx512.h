@@ -69,6 +69,11 @@ inline Vec power_of_two(Vec n) {
 
 inline Vec times_power_of_two(Vec x, Vec n) { return {_mm512_scalef_ps(x.r, n.r)}; }
 
+inline Vec numbered(int32_t from) {
+  const __m512i count = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  return {_mm512_castsi512_ps(_mm512_add_epi32(_mm512_set1_epi32(from), count))};
+}
+
 inline float sum(Vec x) { return _mm512_reduce_add_ps(x.r); }
 inline float largest(Vec x) { return _mm512_reduce_max_ps(x.r); }
 
@@ -112,14 +117,9 @@ inline void transpose(Vec (&x)[Vec::lanes]) {
 
 inline uint32_t greater(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.r, b.r, _CMP_GT_OQ); }
 inline uint32_t number(Vec x) { return _mm512_cmp_ps_mask(x.r, x.r, _CMP_ORD_Q); }
+
 inline void store_chosen(float* p, Vec x, uint32_t lanes) {
   _mm512_storeu_ps(p, _mm512_maskz_compress_ps(__mmask16(lanes), x.r));
-}
-
-inline void store_chosen(int32_t* p, int32_t from, uint32_t lanes) {
-  const __m512i count = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  const __m512i numbers = _mm512_add_epi32(_mm512_set1_epi32(from), count);
-  _mm512_storeu_si512(p, _mm512_maskz_compress_epi32(__mmask16(lanes), numbers));
 }
 
 inline Pairs load_pairs(const bfloat16* p) { return {_mm512_loadu_si512(p)}; }

@@ -2,9 +2,9 @@
 //
 // Vec holds `Vec::lanes` floats. Loads and stores need no alignment; `load_part`/`store_part` touch n < lanes elements, the rest
 // reads as 0. A store to bfloat16 rounds to nearest even. `least` and `most` return b where a or b is NaN.
-// `greater` and `number` (not NaN) are sets of lanes, a bit each; `store_chosen(p, x, set)` packs the lanes of a set at p, and
-// `store_chosen(p, from, set)` their numbers, counted from `from`: both may write `Vec::lanes` elements. `sums` holds the sum of
-// each of `lanes` vectors. `store_normal` may store numbers below 2^-126 as 0, and is faster.
+// `greater` and `number` (not NaN) are sets of lanes, a bit each; `store_chosen(p, x, set)` packs those lanes at p, and may write all
+// `lanes` elements. `numbered(from)` has the bits of the integers from, from + 1, ... `sums(x)` has the sum of each of `lanes`
+// vectors, and `transpose` turns their rows into columns. `store_normal` may store numbers below 2^-126 as 0, and is faster.
 // Pairs holds 2 * lanes bfloat16; `dot(a, b, c)` adds to each lane of c the products of its two neighbours.
 // `interleave(a, b, low, high)`: a[0], b[0], a[1], b[1], ...
 // Tiles (`tiles.h`) only level `amx` has.
@@ -71,8 +71,12 @@ inline void store_chosen(float* p, Vec x, uint32_t lanes) {
   for (; lanes; lanes &= lanes - 1) *p++ = whole[__builtin_ctz(lanes)];
 }
 
-inline void store_chosen(int32_t* p, int32_t from, uint32_t lanes) {
-  for (; lanes; lanes &= lanes - 1) *p++ = from + __builtin_ctz(lanes);
+inline Vec numbered(int32_t from) {
+  int32_t bits[Vec::lanes];
+  for (int i = 0; i < Vec::lanes; ++i) bits[i] = from + i;
+  Vec x;
+  std::memcpy(&x.r, bits, sizeof bits);
+  return x;
 }
 
 inline Vec sums(const Vec (&x)[Vec::lanes]) {
