@@ -56,6 +56,9 @@ class Session:
         record: counts calls, time and bytes; None records nothing.
     """
 
+    watches = False
+    """Whether every call has to pass here: a session that decides by the data of calls cannot have them replayed."""
+
     def __init__(
         self,
         fallback: Fallback = "device",

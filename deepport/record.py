@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from deepport.backend import Event, Runtime
@@ -30,6 +31,13 @@ class Row:
     flops: float = 0.0
     bytes: float = 0.0
     refusals: tuple[tuple[str, str], ...] = ()
+
+    def add(self, other: Row) -> None:
+        """Count another row's calls as this one's."""
+        self.calls += other.calls
+        self.seconds += other.seconds
+        self.flops += other.flops
+        self.bytes += other.bytes
 
 
 def called(
@@ -72,11 +80,15 @@ class Record:
         # A table's prefetch thread records beside the thread that computes: each has a call stack of its own.
         self._lock, self._thread = threading.Lock(), threading.local()
         self._site = site
+        self._journal: list[Row] | None = None
+        self._followed: list[Callable[[], Iterable[Row]]] = []
 
     @property
     def rows(self) -> list[Row]:
         with self._lock:
             self._resolve()
+            for row in (r for replayed in self._followed for r in replayed()):
+                self._rows[row.operator, row.implementation, row.site].add(row)
             return list(self._rows.values())
 
     @property
@@ -89,10 +101,7 @@ class Record:
         found: dict[tuple[str, str], Row] = {}
         for row in self.rows:
             total = found.setdefault((row.operator, row.implementation), Row(row.operator, row.implementation))
-            total.calls += row.calls
-            total.seconds += row.seconds
-            total.flops += row.flops
-            total.bytes += row.bytes
+            total.add(row)
             total.refusals = row.refusals
         return sorted(found.values(), key=lambda r: (-r.seconds, r.operator))
 
@@ -136,6 +145,20 @@ class Record:
         with self._lock:
             self._count(operator, implementation, refusals, arguments)
 
+    @contextmanager
+    def journal(self) -> Iterator[list[Row]]:
+        """The calls counted inside, each as a row of one call, in the order in which they begin."""
+        calls: list[Row] = []
+        self._journal = calls
+        try:
+            yield calls
+        finally:
+            self._journal = None
+
+    def follow(self, replayed: Callable[[], Iterable[Row]]) -> None:
+        """Count, whenever the rows are read, the calls that were replayed since: as rows to be added."""
+        self._followed.append(replayed)
+
     def _count(
         self,
         operator: Operator[..., Any],
@@ -150,6 +173,8 @@ class Record:
         row.calls += 1
         row.flops += cost.flops
         row.bytes += cost.bytes
+        if self._journal is not None:
+            self._journal.append(replace(row, calls=1, seconds=0.0, flops=cost.flops, bytes=cost.bytes))
         return row
 
     def _resolve(self) -> None:

@@ -38,9 +38,9 @@ class CpuBackend:
         return diagnose()
 
     def start(self) -> Runtime:
-        from deepport.runtime import HostRuntime
+        from deepport_cpu.runtime import CpuRuntime
 
-        return HostRuntime()
+        return CpuRuntime()
 
     def kernels(self) -> Sequence[Kernel]:
         from deepport_cpu.kernels import KERNELS

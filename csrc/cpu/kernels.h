@@ -3,6 +3,7 @@
 // The same source is compiled once a level, into `namespace deepport::<level>`; a Table is one level's kernels.
 #pragma once
 
+#include "angles.h"
 #include "attention.h"
 #include "mhc.h"
 #include "moe.h"
@@ -10,6 +11,7 @@
 #include "route.h"
 
 #define DEEPPORT_KERNELS(KERNEL) \
+  DEEPPORT_ANGLES(KERNEL)        \
   DEEPPORT_ATTENTION(KERNEL)     \
   DEEPPORT_MHC(KERNEL)           \
   DEEPPORT_MOE(KERNEL)           \

@@ -1,6 +1,7 @@
 // `deepport_cpu._native`: the kernels of the chosen level, as Python functions over tensors. Nothing is checked here but types:
 // the wrappers in `deepport_cpu` pass contiguous tensors of the sizes that they say.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <tuple>
 #include <type_traits>
@@ -25,7 +26,7 @@ struct Passed {
 template <class T>
 struct Passed<T*> {
   using type = Data<T>;
-  static T* unwrap(Data<T> value) { return value.address; }
+  static T* unwrap(const Data<T>& value) { return value.address; }
 };
 
 template <class... A>
@@ -37,7 +38,8 @@ auto bound(void (*kernel)(A...)) {
       py::gil_scoped_release computing;
       call();
     }
-    if (Recording* recording = Recording::current()) recording->note(call);
+    if (Recording* recording = Recording::current())
+      recording->note([call, owners = std::make_tuple(passed...)] { call(); });
   };
 }
 
@@ -48,11 +50,13 @@ PYBIND11_MODULE(_native, m) {
   const Table& kernels = *table(level);
   m.attr("level") = level;
 
-  py::class_<Recording>(m, "Recording", "Kernel calls, made again by replay(); the caller keeps their tensors alive.")
+  py::class_<Recording>(m, "Recording", "Kernel calls, made again by replay(), in the same memory.")
       .def(py::init<>())
       .def("begin", [](Recording& self) { Recording::current() = &self; })
       .def("end", [](Recording&) { Recording::current() = nullptr; })
       .def("replay", &Recording::replay, py::call_guard<py::gil_scoped_release>())
+      .def("replay_timed", &Recording::replay_timed, py::call_guard<py::gil_scoped_release>())
+      .def("take_seconds", &Recording::take_seconds)
       .def("__len__", &Recording::size);
 
 #define DEEPPORT_BIND(name, ...) m.def(#name, bound(kernels.name), #__VA_ARGS__);

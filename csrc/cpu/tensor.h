@@ -6,13 +6,16 @@
 
 #include <pybind11/pybind11.h>
 
+#include "recording.h"
 #include "types.h"
 
 namespace deepport {
 
+// `owner` keeps the memory while a call is recorded: the storage, for a tensor may be given another one.
 template <class T>
 struct Data {
   T* address = nullptr;
+  pybind11::object owner = {};
 };
 
 }  // namespace deepport
@@ -32,6 +35,7 @@ struct type_caster<deepport::Data<T>> {
       return false;
     }
     value.address = static_cast<T*>(PyLong_AsVoidPtr(address.ptr()));
+    if (deepport::Recording::current()) value.owner = source.attr("untyped_storage")();
     return true;
   }
 };

@@ -100,6 +100,8 @@ class Directed(Session):
         wrong: the implementations whose choices were not right for their own inputs, once for every such call.
     """
 
+    watches = True
+
     def __init__(
         self, decisions: Decisions, *, leads: bool = False, without: Callable[[str], bool] = nothing, **policy: Any
     ) -> None:

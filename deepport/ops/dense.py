@@ -181,3 +181,30 @@ def rotary(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool = False) -> Tensor
     even, odd = rotated.to(wide).unflatten(-1, (-1, 2)).unbind(-1)
     turned = torch.stack((even * cos - odd * sin, odd * cos + even * sin), -1).flatten(-2)
     return torch.cat((kept, turned.to(x.dtype)), -1)
+
+
+def rotary_angles_arguments(g: Generator, tokens: int, pairs: int, ratio: int, depth: int) -> dict[str, Any]:
+    positions = torch.randint(-1, depth, (tokens,), generator=g)
+    return {"positions": positions, "frequencies": 10000.0 ** -torch.linspace(0, 1, pairs), "ratio": ratio}
+
+
+def _rotary_angles_cases() -> Iterator[Case]:
+    for tokens, pairs, ratio, depth in ((0, 4, 1, 8), (1, 1, 1, 4096), (7, 32, 4, 1 << 18), (3, 33, 128, 1 << 13)):
+        yield case(rotary_angles_arguments, tokens=tokens, pairs=pairs, ratio=ratio, depth=depth)
+
+
+def _rotary_angles_cost(positions: Tensor, frequencies: Tensor, ratio: int = 1) -> Cost:
+    outputs = 2.0 * positions.shape[0] * frequencies.shape[0]
+    return Cost(outputs, nbytes(positions, frequencies) + outputs * frequencies.element_size())
+
+
+@operator(cost=_rotary_angles_cost, cases=_rotary_angles_cases, tolerance=_ELEMENTWISE)
+def rotary_angles(positions: Tensor, frequencies: Tensor, ratio: int = 1) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of `float32(position * ratio) x float32(frequency)`, the angles as the model was trained.
+
+    positions [T] int64, those below 0 ("none") as 0; frequencies [R] float32; returns two [T, R] in frequencies' dtype. The
+    angle is rounded to float32 whatever that is: at position 10^6 it is off by up to 1/32 of a radian, and models know it so.
+    """
+    angle = (positions.clamp(min=0) * ratio).to(torch.float32)[:, None] * frequencies.to(torch.float32)
+    wide = angle.to(frequencies.dtype)
+    return wide.cos(), wide.sin()

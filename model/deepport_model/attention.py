@@ -11,7 +11,7 @@ from deepport import ops
 from deepport_model.cache import Batch, Compressed, LayerCache, recording
 from deepport_model.config import Config
 from deepport_model.modules import BlockLinear, Linear, RMSNorm
-from deepport_model.rope import angles, inverse_frequencies
+from deepport_model.rope import inverse_frequencies
 
 Angles = tuple[Tensor, Tensor]
 
@@ -44,7 +44,7 @@ class Compressor(nn.Module):
     def forward(self, x: Tensor, step: Step, to: Compressed) -> None:
         """Append the entries that these tokens complete."""
         entries, ids, cu_entries = self._compress(self.wkv(x), self.wgate(x), step.batch, to)
-        cos, sin = angles(ids.clamp(min=0) * to.ratio, self.frequencies)
+        cos, sin = ops.rotary_angles(ids, self.frequencies, to.ratio)
         entries = ops.rotary(self.norm(entries), cos, sin)
         to.pages.write(step.tables[to.ratio], entries, ids, cu_entries)
 

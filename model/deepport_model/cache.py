@@ -15,6 +15,7 @@ from torch import Tensor
 from deepport import ops
 from deepport.errors import BadInput
 from deepport.formats import accumulation
+from deepport.graph import Repeated
 from deepport.ops.compress import empty_state
 from deepport_model.config import Config
 
@@ -38,6 +39,11 @@ class Batch:
     cu_seqlens: Tensor
     slots: Tensor
     history: Tensor
+
+    @property
+    def decoding(self) -> bool:
+        """Whether every sequence has one new token."""
+        return len(self.input_ids) == len(self.slots)
 
 
 def recording(*tensors: Tensor) -> bool:
@@ -87,7 +93,14 @@ class LayerCache:
 
 
 class Cache:
-    """Memory for `sequences` sequences of at most `capacity` tokens, of which at most `chunk` are new in one step."""
+    """Memory for `sequences` sequences of at most `capacity` tokens, of which at most `chunk` are new in one step.
+
+    Attributes:
+        decode: the step that gives every sequence one token, captured for this memory and its model's weights (`deepport.graph`);
+            None before the first.
+    """
+
+    decode: Repeated | None = None
 
     def __init__(
         self, config: Config, sequences: int, capacity: int, chunk: int, dtype: torch.dtype, device: torch.device

@@ -1,4 +1,4 @@
-"""Rotary embedding: inverse frequencies, plain and YaRN-scaled, and the angles of positions."""
+"""Rotary embedding: inverse frequencies, plain and YaRN-scaled."""
 
 from __future__ import annotations
 
@@ -35,9 +35,3 @@ def _yarn(plain: Tensor, theta: float, yarn: Yarn) -> Tensor:
     ramp = (torch.arange(len(plain), dtype=torch.float32, device=plain.device) - low) / max(high - low, 0.001)
     slow = ramp.clamp(0, 1)
     return plain / yarn.factor * slow + plain * (1 - slow)
-
-
-def angles(positions: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and sin `[T, d/2]` of float32(position) x float32(frequency)."""
-    angle = positions.to(torch.float32)[:, None] * frequencies
-    return angle.cos(), angle.sin()

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from deepport import ops
 from deepport.errors import BadInput
+from deepport.graph import Repeated
 from deepport.table import Ticket
 from deepport_model.attention import Attention, Step
 from deepport_model.cache import Batch, Cache, LayerCache
@@ -21,7 +22,7 @@ from deepport_model.engram import Engram, EngramHash, EngramTable
 from deepport_model.engram_tokens import table_rows
 from deepport_model.modules import Linear, RMSNorm
 from deepport_model.moe import MoE
-from deepport_model.rope import angles, inverse_frequencies
+from deepport_model.rope import inverse_frequencies
 
 Logits = Literal["all", "last"]
 
@@ -132,6 +133,12 @@ class Transformer(nn.Module):
 
     def step(self, batch: Batch, cache: Cache, logits: Logits = "all") -> Tensor:
         """Compute new tokens [T] of a ragged batch -> float32 logits [T, V], or [B, V] of each sequence's last."""
+        if batch.decoding and not torch.is_grad_enabled():
+            cache.decode = cache.decode or Repeated(lambda *tensors: self._computed(Batch(*tensors), cache, "all"))
+            return cache.decode(*vars(batch).values())
+        return self._computed(batch, cache, logits)
+
+    def _computed(self, batch: Batch, cache: Cache, logits: Logits) -> Tensor:
         tickets = self._prefetch(batch)
         step = self._step(batch, cache)
         x = functional.embedding(batch.input_ids, self.embed.weight)
@@ -151,8 +158,8 @@ class Transformer(nn.Module):
             batch,
             cache.window_table(batch.slots),
             {ratio: cache.table(ratio, batch.slots) for ratio in ratios},
-            angles(batch.positions, self.frequencies),
-            angles(batch.positions, self.compressed_frequencies),
+            ops.rotary_angles(batch.positions, self.frequencies),
+            ops.rotary_angles(batch.positions, self.compressed_frequencies),
         )
 
     def _prefetch(self, batch: Batch) -> dict[int, Ticket]:

@@ -9,9 +9,11 @@ import torch
 from oracles.compare import DOUBLE, draw, relative, same_bits
 from torch import Tensor
 from torch.nn import functional
+from transformers.models.deepseek_v4 import DeepseekV4Config
 from transformers.models.deepseek_v4.modeling_deepseek_v4 import (
     DeepseekV4GroupedLinear,
     DeepseekV4RMSNorm,
+    DeepseekV4RotaryEmbedding,
     DeepseekV4UnweightedRMSNorm,
     apply_rotary_pos_emb,
 )
@@ -144,6 +146,28 @@ def test_rotary_inverse_is_the_inverse() -> None:
     cos, sin = angle.cos(), angle.sin()
     assert relative(ops.rotary(ops.rotary(x, cos, sin), cos, sin, inverse=True), x) < DOUBLE
     assert relative(ops.rotary(x, cos, sin), x) > 0.1
+
+
+@pytest.mark.parametrize("ratio", [1, 4, 128])
+def test_rotary_angles_are_of_float32_products(ratio: int) -> None:
+    """Against the mathematics library's cosine and sine of the product as float32 has it; no position is position 0."""
+    positions = torch.tensor([0, 1, -1, 4097, 8191])
+    frequencies = 10000.0 ** -torch.linspace(0, 1, 32)
+    cos, sin = ops.rotary_angles(positions, frequencies, ratio)
+    for t, position in enumerate((0, 1, 0, 4097, 8191)):
+        angle = (torch.tensor(float(position * ratio)) * frequencies).tolist()
+        for r, a in enumerate(angle):
+            assert abs(float(cos[t, r]) - math.cos(a)) < 2.0**-24
+            assert abs(float(sin[t, r]) - math.sin(a)) < 2.0**-24
+
+
+def test_rotary_angles_are_transformers() -> None:
+    theirs = DeepseekV4RotaryEmbedding(DeepseekV4Config())
+    positions = torch.arange(0, 4096, 7)
+    cos, sin = theirs(torch.zeros(1), positions[None], layer_type="main")
+    ours = ops.rotary_angles(positions, theirs.main_inv_freq)
+    for mine, their in zip(ours, (cos[0], sin[0]), strict=True):
+        assert (mine - their).abs().max() < 2.0**-23
 
 
 def test_gradients_are_the_slopes() -> None:

@@ -1,5 +1,12 @@
 """The CPU's kernels: those in C++ (`native`), then what torch has (`onednn`), each operator's in the order they are asked."""
 
-from deepport_cpu.kernels import attention, mhc, moe, norm, onednn
+from deepport_cpu.kernels import angles, attention, mhc, moe, norm, onednn
 
-KERNELS = (*attention.KERNELS, *mhc.KERNELS, *moe.KERNELS, *norm.KERNELS, *onednn.KERNELS)
+KERNELS = (
+    *angles.KERNELS,
+    *attention.KERNELS,
+    *mhc.KERNELS,
+    *moe.KERNELS,
+    *norm.KERNELS,
+    *onednn.KERNELS,
+)

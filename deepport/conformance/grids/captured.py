@@ -19,7 +19,13 @@ from deepport.op import Operator
 from deepport.ops.attention import attention_arguments, index_arguments
 from deepport.ops.cache import write_arguments
 from deepport.ops.compress import compress_arguments
-from deepport.ops.dense import block_linear_arguments, linear_arguments, rms_norm_arguments, rotary_arguments
+from deepport.ops.dense import (
+    block_linear_arguments,
+    linear_arguments,
+    rms_norm_arguments,
+    rotary_angles_arguments,
+    rotary_arguments,
+)
 from deepport.ops.engram import conv_arguments, gate_arguments, gather_arguments, hash_arguments
 from deepport.ops.mhc import collapse_arguments, post_arguments
 from deepport.ops.moe import (
@@ -131,6 +137,13 @@ def _rotary(c: Config) -> Cases:
     for shape, inverse in ((heads, False), (heads, True), (size, False), (heads[1:], False), (size[1:], False)):
         for tokens, dtype in ((_PREFILL, _BF16), (_DECODE, _F32)):
             yield case(rotary_arguments, shape=(tokens, *shape), pairs=pairs, inverse=inverse, dtype=dtype)
+
+
+def _rotary_angles(c: Config) -> Cases:
+    pairs, depth = c.qk_rope_head_dim // 2, c.max_position_embeddings
+    for tokens in (_PREFILL, _DECODE):
+        for ratio in sorted({1, *c.compress_ratios} - {0}):
+            yield case(rotary_angles_arguments, tokens=tokens, pairs=pairs, ratio=ratio, depth=depth // ratio)
 
 
 def _write_pages(c: Config) -> Cases:
@@ -293,6 +306,7 @@ _FAMILIES: dict[str, Callable[[Config], Cases]] = _MEMORIES | {
     "quantize": _formats(quantize_arguments, power_of_two=True),
     "rms_norm": _rms_norm,
     "rotary": _rotary,
+    "rotary_angles": _rotary_angles,
     "route": _route,
     "sparse_attention": _attention,
     "swiglu": _swiglu,

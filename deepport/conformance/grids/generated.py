@@ -21,7 +21,13 @@ from deepport.op import Operator
 from deepport.ops.attention import attention_arguments, index_arguments
 from deepport.ops.cache import write_arguments
 from deepport.ops.compress import compress_arguments
-from deepport.ops.dense import block_linear_arguments, linear_arguments, rms_norm_arguments, rotary_arguments
+from deepport.ops.dense import (
+    block_linear_arguments,
+    linear_arguments,
+    rms_norm_arguments,
+    rotary_angles_arguments,
+    rotary_arguments,
+)
 from deepport.ops.engram import conv_arguments, gate_arguments, gather_arguments, hash_arguments
 from deepport.ops.mhc import collapse_arguments, post_arguments
 from deepport.ops.moe import (
@@ -89,6 +95,10 @@ STRATEGIES: dict[str, tuple[Builder, Strategy]] = {
     "rms_norm": (
         rms_norm_arguments,
         sized(shape=st.one_of(st.tuples(tokens, odd), st.tuples(tokens, odd, odd)), weighted=booleans, dtype=dtypes),
+    ),
+    "rotary_angles": (
+        rotary_angles_arguments,
+        sized(tokens=tokens, pairs=odd, ratio=among((1, 3, 4, 128)), depth=among((1, 8, 1 << 20))),
     ),
     "rotary": (
         rotary_arguments,

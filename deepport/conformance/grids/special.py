@@ -60,6 +60,7 @@ _LAYOUTS: dict[str, tuple[Base, ...]] = {
     ),
     "rms_norm": ({"shape": (5, 2, 64), "weighted": True},),
     "rotary": ({"shape": (7, 2, 64), "pairs": 16, "inverse": False}, {"shape": (5, 24), "pairs": 4, "inverse": True}),
+    "rotary_angles": ({"tokens": 7, "pairs": 16, "ratio": 4, "depth": 4096},),
     "route": (
         {**_ROUTE, "scoring": "sqrtsoftplus", "mode": "learned"},
         {**_ROUTE, "scoring": "softmax", "mode": "hash"},
@@ -209,8 +210,8 @@ def layouts(kind: str) -> list[Base]:
 
 
 def _typed(kind: str, given: Base) -> list[Base]:
-    """In every float dtype; hashes have none."""
-    return [given] if kind == "engram_hash" else [{**given, "dtype": dtype} for dtype in FLOATS]
+    """In every float dtype; hashes and angles have none."""
+    return [given] if kind in ("engram_hash", "rotary_angles") else [{**given, "dtype": dtype} for dtype in FLOATS]
 
 
 def _case(label: str, builder: Builder, given: Base, variant: str) -> Case:

@@ -20,7 +20,7 @@ from deepport.conformance.mutants.mutant import (
     written,
 )
 from deepport.formats import accumulation
-from deepport.ops import block_linear, linear, rms_norm, rotary
+from deepport.ops import block_linear, linear, rms_norm, rotary, rotary_angles
 
 TILE = 32
 
@@ -30,6 +30,7 @@ def mutants() -> Iterator[Mutant]:
     yield from _block_linear()
     yield from _rms_norm()
     yield from _rotary()
+    yield from _rotary_angles()
     yield from _gradients()
 
 
@@ -195,6 +196,22 @@ def _rotary() -> Iterator[Mutant]:
         rotary, "position_off_by_one", "each token is turned by its predecessor's angle",
         lambda g: {"cos": g["cos"].roll(1, 0), "sin": g["sin"].roll(1, 0)},
     )  # fmt: skip
+
+
+def _rotary_angles() -> Iterator[Mutant]:
+    def product(dtype: torch.dtype) -> Any:
+        def angles(positions: Tensor, frequencies: Tensor, ratio: int) -> tuple[Tensor, Tensor]:
+            angle = (positions.clamp(min=0) * ratio).to(dtype)[:, None] * frequencies.to(dtype)
+            return angle.cos().float(), angle.sin().float()
+
+        return angles
+
+    yield written(rotary_angles, "float64_product", "angles are products in float64", product(torch.float64))
+    yield written(rotary_angles, "bfloat16_product", "angles are products in bfloat16", product(torch.bfloat16))
+    yield asked(rotary_angles, "ignores_ratio", "entries stand at their own number", lambda g: {"ratio": 1})
+    yield asked(
+        rotary_angles, "last_token", "entries stand at their last token", lambda g: {"positions": g["positions"] + 1}
+    )
 
 
 def _gradients() -> Iterator[Mutant]:
