@@ -8,6 +8,7 @@
 #include "mhc.h"
 #include "moe.h"
 #include "norm.h"
+#include "probe.h"
 #include "route.h"
 
 #define DEEPPORT_KERNELS(KERNEL) \
@@ -16,6 +17,7 @@
   DEEPPORT_MHC(KERNEL)           \
   DEEPPORT_MOE(KERNEL)           \
   DEEPPORT_NORM(KERNEL)          \
+  DEEPPORT_PROBE(KERNEL)         \
   DEEPPORT_ROUTE(KERNEL)
 
 namespace deepport {
