@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from deepport.backend import Device, Probe, Runtime
 
 if TYPE_CHECKING:
+    from deepport.bench.peak import Peak
     from deepport.finding import Finding
     from deepport.kernel import Kernel
 
@@ -46,6 +47,11 @@ class CpuBackend:
         from deepport_cpu.kernels import KERNELS
 
         return KERNELS
+
+    def peaks(self, beyond: int) -> Iterable[Peak]:
+        from deepport_cpu.peaks import peaks
+
+        return peaks(beyond)
 
 
 def _level() -> str:

@@ -13,12 +13,17 @@ namespace {
 // Sums that do not wait for one another: more than the latency of an addition times the number that begin in a cycle.
 constexpr int chains = 8, product_chains = 12;
 
-// The sum of [p, p + n), n a multiple of chains * lanes.
+// Places that a thread reads at once: a processor fetches ahead in each, and memory is the busier for it.
+constexpr int streams = 4;
+
+// The sum of [p, p + n), n a multiple of chains * lanes, read in `streams` places.
 float sum_of(const float* p, int64_t n) {
+  constexpr int in_each = chains / streams;
   Vec sums[chains];
   for (Vec& s : sums) s = zero();
-  for (int64_t i = 0; i < n; i += chains * Vec::lanes)
-    for (int c = 0; c < chains; ++c) sums[c] = sums[c] + load(p + i + c * Vec::lanes);
+  for (int64_t i = 0; i < n / streams; i += in_each * Vec::lanes)
+    for (int c = 0; c < chains; ++c)
+      sums[c] = sums[c] + load(p + c / in_each * (n / streams) + i + c % in_each * Vec::lanes);
   for (int c = 1; c < chains; ++c) sums[0] = sums[0] + sums[c];
   return sum(sums[0]);
 }
