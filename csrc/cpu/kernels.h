@@ -5,19 +5,25 @@
 
 #include "angles.h"
 #include "attention.h"
+#include "cache.h"
+#include "compress.h"
 #include "mhc.h"
 #include "moe.h"
 #include "norm.h"
 #include "probe.h"
+#include "rotary.h"
 #include "route.h"
 
 #define DEEPPORT_KERNELS(KERNEL) \
   DEEPPORT_ANGLES(KERNEL)        \
   DEEPPORT_ATTENTION(KERNEL)     \
+  DEEPPORT_CACHE(KERNEL)         \
+  DEEPPORT_COMPRESS(KERNEL)      \
   DEEPPORT_MHC(KERNEL)           \
   DEEPPORT_MOE(KERNEL)           \
   DEEPPORT_NORM(KERNEL)          \
   DEEPPORT_PROBE(KERNEL)         \
+  DEEPPORT_ROTARY(KERNEL)        \
   DEEPPORT_ROUTE(KERNEL)
 
 namespace deepport {

@@ -34,9 +34,7 @@ def mhc_post(y: Tensor, streams: Tensor, post: Tensor, comb: Tensor) -> Tensor:
 
 
 def _collapse(signature: Signature) -> Support:
-    return floats(signature, "streams") and dtypes(
-        signature, fn=torch.float32, scale=torch.float32, base=torch.float32
-    )
+    return floats(signature, "streams") and dtypes(signature, fn=torch.float32, scale=torch.float32, base=torch.float32)
 
 
 def _post(signature: Signature) -> Support:

@@ -47,6 +47,8 @@ inline Vec least(Vec a, Vec b) { return {_mm256_min_ps(a.r, b.r)}; }
 inline Vec most(Vec a, Vec b) { return {_mm256_max_ps(a.r, b.r)}; }
 inline Vec root(Vec x) { return {_mm256_sqrt_ps(x.r)}; }
 
+inline Vec swapped(Vec x) { return {_mm256_permute_ps(x.r, 0xb1)}; }
+
 inline Vec nearest(Vec x) {
   return {_mm256_round_ps(x.r, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }

@@ -58,6 +58,8 @@ inline Vec least(Vec a, Vec b) { return {_mm512_min_ps(a.r, b.r)}; }
 inline Vec most(Vec a, Vec b) { return {_mm512_max_ps(a.r, b.r)}; }
 inline Vec root(Vec x) { return {_mm512_sqrt_ps(x.r)}; }
 
+inline Vec swapped(Vec x) { return {_mm512_permute_ps(x.r, 0xb1)}; }
+
 inline Vec nearest(Vec x) {
   return {_mm512_roundscale_ps(x.r, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }

@@ -55,6 +55,8 @@ inline Vec root(Vec x) {
   return {Vec::Register{std::sqrt(x.r[0]), std::sqrt(x.r[1]), std::sqrt(x.r[2]), std::sqrt(x.r[3])}};
 }
 
+inline Vec swapped(Vec x) { return {Vec::Register{x.r[1], x.r[0], x.r[3], x.r[2]}}; }
+
 // To the nearest integer, for |x| < 2^22.
 inline Vec nearest(Vec x) {
   const Vec magic = splat(12582912.0f);  // 1.5 * 2^23: sums have no bits below one
