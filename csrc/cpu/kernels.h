@@ -7,6 +7,7 @@
 #include "attention.h"
 #include "cache.h"
 #include "compress.h"
+#include "engram.h"
 #include "mhc.h"
 #include "moe.h"
 #include "norm.h"
@@ -19,6 +20,7 @@
   DEEPPORT_ATTENTION(KERNEL)     \
   DEEPPORT_CACHE(KERNEL)         \
   DEEPPORT_COMPRESS(KERNEL)      \
+  DEEPPORT_ENGRAM(KERNEL)        \
   DEEPPORT_MHC(KERNEL)           \
   DEEPPORT_MOE(KERNEL)           \
   DEEPPORT_NORM(KERNEL)          \

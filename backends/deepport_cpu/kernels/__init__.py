@@ -1,12 +1,13 @@
 """The CPU's kernels: those in C++ (`native`), then what torch has (`onednn`), each operator's in the order they are asked."""
 
-from deepport_cpu.kernels import angles, attention, cache, compress, mhc, moe, norm, onednn, rotary
+from deepport_cpu.kernels import angles, attention, cache, compress, engram, mhc, moe, norm, onednn, rotary
 
 KERNELS = (
     *angles.KERNELS,
     *attention.KERNELS,
     *cache.KERNELS,
     *compress.KERNELS,
+    *engram.KERNELS,
     *mhc.KERNELS,
     *moe.KERNELS,
     *norm.KERNELS,
