@@ -8,6 +8,7 @@
 #include "cache.h"
 #include "compress.h"
 #include "engram.h"
+#include "gather.h"
 #include "mhc.h"
 #include "moe.h"
 #include "norm.h"
@@ -21,6 +22,7 @@
   DEEPPORT_CACHE(KERNEL)         \
   DEEPPORT_COMPRESS(KERNEL)      \
   DEEPPORT_ENGRAM(KERNEL)        \
+  DEEPPORT_GATHER(KERNEL)        \
   DEEPPORT_MHC(KERNEL)           \
   DEEPPORT_MOE(KERNEL)           \
   DEEPPORT_NORM(KERNEL)          \

@@ -53,6 +53,20 @@ struct type_caster<deepport::Type> {
   }
 };
 
+// (element, whether scales are powers of two, rows, columns)
+template <>
+struct type_caster<deepport::Format> {
+  PYBIND11_TYPE_CASTER(deepport::Format, const_name("tuple[int, bool, int, int]"));
+
+  bool load(handle source, bool convert) {
+    make_caster<std::tuple<int, bool, int64_t, int64_t>> parts;
+    if (!parts.load(source, convert)) return false;
+    const auto [element, power_of_two, rows, columns] = cast_op<std::tuple<int, bool, int64_t, int64_t>>(parts);
+    value = {deepport::Element(element), power_of_two, rows, columns};
+    return true;
+  }
+};
+
 template <>
 struct type_caster<deepport::Scoring> {
   PYBIND11_TYPE_CASTER(deepport::Scoring, const_name("str"));

@@ -11,8 +11,32 @@ struct bfloat16 {
   uint16_t bits;
 };
 
+// Floats of 8 bits, OCP's and AMD's (bias 7 and 8; 4 bits of exponent, 3 of mantissa); a power of two, 2^(bits - 127); two of 4 bits,
+// the lower half first.
+struct e4m3 {
+  uint8_t bits;
+};
+struct e4m3fnuz {
+  uint8_t bits;
+};
+struct e8m0 {
+  uint8_t bits;
+};
+struct e2m1_pair {
+  uint8_t bits;
+};
+
 // What a tensor of activations holds.
 enum class Type { float32, bfloat16 };
+
+// What a tensor of weights holds, and its scales: one for every block of so many rows and columns, 0 for all there are.
+enum class Element { float32, bfloat16, e4m3, e4m3fnuz, e2m1, int8 };
+
+struct Format {
+  Element element;
+  bool power_of_two;  // scales are e8m0, else float
+  int64_t rows, columns;
+};
 
 // What a router makes of its logits.
 enum class Scoring { sqrtsoftplus, sigmoid, softmax };
@@ -32,6 +56,13 @@ inline float widen(bfloat16 x) {
 }
 
 inline float widen(float x) { return x; }
+
+inline float widen(e8m0 x) {
+  const uint32_t bits = x.bits == 255 ? 0x7fc00000 : x.bits ? uint32_t(x.bits) << 23 : 0x400000;
+  float y;
+  std::memcpy(&y, &bits, sizeof y);
+  return y;
+}
 
 // To the nearest, ties to even; NaN stays NaN.
 template <class T>

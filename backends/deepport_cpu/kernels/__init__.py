@@ -1,6 +1,6 @@
 """The CPU's kernels: those in C++ (`native`), then what torch has (`onednn`), each operator's in the order they are asked."""
 
-from deepport_cpu.kernels import angles, attention, cache, compress, engram, mhc, moe, norm, onednn, rotary
+from deepport_cpu.kernels import angles, attention, cache, compress, engram, gather, mhc, moe, norm, onednn, rotary
 
 KERNELS = (
     *angles.KERNELS,
@@ -8,6 +8,7 @@ KERNELS = (
     *cache.KERNELS,
     *compress.KERNELS,
     *engram.KERNELS,
+    *gather.KERNELS,
     *mhc.KERNELS,
     *moe.KERNELS,
     *norm.KERNELS,

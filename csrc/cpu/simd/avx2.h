@@ -25,6 +25,36 @@ inline Vec load(const bfloat16* p) {
   return {_mm256_castsi256_ps(_mm256_slli_epi32(wide, 16))};
 }
 
+inline Vec load(const int8_t* p) {
+  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))))};
+}
+
+// Sign, exponent and mantissa are put where a half has them, which is the same number times a power of two, subnormal or not.
+inline Vec small_floats(__m128i wide, __m128i nan, float factor) {
+  const __m128i half = _mm_and_si128(_mm_slli_epi16(wide, 7), _mm_set1_epi16(int16_t(0xbf80)));
+  const __m128i bits = _mm_or_si128(half, _mm_and_si128(nan, _mm_set1_epi16(0x7e00)));
+  return {_mm256_mul_ps(_mm256_cvtph_ps(bits), _mm256_set1_ps(factor))};
+}
+
+inline Vec load(const e4m3* p) {
+  const __m128i wide = _mm_cvtepi8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))), low = _mm_set1_epi16(127);
+  return small_floats(wide, _mm_cmpeq_epi16(_mm_and_si128(wide, low), low), 256.0f);
+}
+
+inline Vec load(const e4m3fnuz* p) {
+  const __m128i wide = _mm_cvtepi8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  return small_floats(wide, _mm_cmpeq_epi16(wide, _mm_set1_epi16(-128)), 128.0f);
+}
+
+inline Vec load(const e2m1_pair* p) {
+  int32_t bytes;
+  std::memcpy(&bytes, p, sizeof bytes);
+  const __m256i codes = _mm256_srlv_epi32(_mm256_set1_epi32(bytes), _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28));
+  const __m256 sizes = _mm256_permutevar8x32_ps(_mm256_setr_ps(0, 0.5, 1, 1.5, 2, 3, 4, 6), codes);
+  const __m256i sign = _mm256_slli_epi32(_mm256_and_si256(codes, _mm256_set1_epi32(8)), 28);
+  return {_mm256_or_ps(sizes, _mm256_castsi256_ps(sign))};
+}
+
 inline void store(float* p, Vec x) { _mm256_storeu_ps(p, x.r); }
 
 inline void store(bfloat16* p, Vec x) {

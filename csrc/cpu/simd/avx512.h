@@ -34,6 +34,33 @@ inline Vec load_part(const bfloat16* p, int64_t n) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};
 }
 
+inline Vec load(const int8_t* p) {
+  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
+}
+
+// Sign, exponent and mantissa are put where a half has them, which is the same number times a power of two, subnormal or not.
+inline Vec small_floats(__m256i wide, __mmask16 nan, float factor) {
+  const __m256i half = _mm256_and_si256(_mm256_slli_epi16(wide, 7), _mm256_set1_epi16(int16_t(0xbf80)));
+  const __m256i bits = _mm256_mask_mov_epi16(half, nan, _mm256_set1_epi16(0x7e00));
+  return {_mm512_mul_ps(_mm512_cvtph_ps(bits), _mm512_set1_ps(factor))};
+}
+
+inline Vec load(const e4m3* p) {
+  const __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), low = _mm256_set1_epi16(127);
+  return small_floats(wide, _mm256_cmpeq_epi16_mask(_mm256_and_si256(wide, low), low), 256.0f);
+}
+
+inline Vec load(const e4m3fnuz* p) {
+  const __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return small_floats(wide, _mm256_cmpeq_epi16_mask(wide, _mm256_set1_epi16(-128)), 128.0f);
+}
+
+inline Vec load(const e2m1_pair* p) {
+  const __m512 values = _mm512_setr_ps(0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0f, -0.5, -1, -1.5, -2, -3, -4, -6);
+  const __m512i bytes = _mm512_cvtepu8_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  return {_mm512_permutexvar_ps(_mm512_or_si512(bytes, _mm512_slli_epi64(bytes, 28)), values)};  // by the lowest four bits
+}
+
 // Rounded by hand: the instruction that does it flushes numbers below 2^-126 to zero.
 inline __m256i rounded_halves(Vec x) {
   const __m512i bits = _mm512_castps_si512(x.r), one = _mm512_set1_epi32(1);

@@ -34,6 +34,35 @@ inline Vec load(const bfloat16* p) {
   return {Vec::Register{widen(p[0]), widen(p[1]), widen(p[2]), widen(p[3])}};
 }
 
+// A float of 8 bits of this bias, whose NaN has these bits (without the sign, if that counts for nothing).
+inline float small_float(uint8_t bits, int bias, bool nan) {
+  const int exponent = bits >> 3 & 15, mantissa = bits & 7;
+  const float size = exponent ? std::ldexp(float(8 + mantissa), exponent - bias - 3) : std::ldexp(float(mantissa), -bias - 2);
+  return nan ? __builtin_nanf("") : bits & 128 ? -size : size;
+}
+
+template <class F>
+inline Vec by_lane(F&& f) {
+  return {Vec::Register{f(0), f(1), f(2), f(3)}};
+}
+
+inline Vec load(const int8_t* p) {
+  return by_lane([&](int i) { return float(p[i]); });
+}
+
+inline Vec load(const e4m3* p) {
+  return by_lane([&](int i) { return small_float(p[i].bits, 7, (p[i].bits & 127) == 127); });
+}
+
+inline Vec load(const e4m3fnuz* p) {
+  return by_lane([&](int i) { return small_float(p[i].bits, 8, p[i].bits == 128); });
+}
+
+inline Vec load(const e2m1_pair* p) {
+  constexpr float sizes[16] = {0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0f, -0.5, -1, -1.5, -2, -3, -4, -6};
+  return by_lane([&](int i) { return sizes[p[i / 2].bits >> i % 2 * 4 & 15]; });
+}
+
 inline void store(float* p, Vec x) { std::memcpy(p, &x.r, sizeof x.r); }
 
 inline void store(bfloat16* p, Vec x) {

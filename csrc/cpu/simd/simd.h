@@ -8,10 +8,12 @@
 // vectors, and `transpose` turns their rows into columns. `store_normal` may store numbers below 2^-126 as 0, and is faster.
 // Pairs holds 2 * lanes bfloat16; `dot(a, b, c)` adds to each lane of c the products of its two neighbours.
 // `interleave(a, b, low, high)`: a[0], b[0], a[1], b[1], ...
+// Small elements (int8_t, e4m3, e4m3fnuz, e2m1_pair) load as the floats that they are.
 // Tiles (`tiles.h`) only level `amx` has.
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "types.h"
 
@@ -44,6 +46,9 @@ constexpr bool fast_pairs = false;
 
 // A hint that the cache line at p is needed soon.
 inline void prefetch(const void* p) { __builtin_prefetch(p); }
+
+// That it is needed later: it may wait outside of the nearest cache.
+inline void prefetch_far(const void* p) { __builtin_prefetch(p, 0, 2); }
 
 #if !defined(__AVX512F__)  // which has masks
 
@@ -104,6 +109,17 @@ inline Vec times_power_of_two(Vec x, Vec n) {
 }
 
 #endif
+
+// Numbers in an element of memory.
+template <class T>
+constexpr int64_t packing = std::is_same_v<T, e2m1_pair> ? 2 : 1;
+
+template <class T>
+inline Vec load_part(const T* p, int64_t n) {
+  T whole[Vec::lanes] = {};
+  std::memcpy(whole, p, size_t(n / packing<T>) * sizeof(T));
+  return load(whole);
+}
 
 inline void store_normal(float* p, Vec x) { store(p, x); }
 
