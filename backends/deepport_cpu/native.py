@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+from types import CodeType
 from typing import Any
 
 import torch
@@ -43,6 +45,44 @@ def dtypes(signature: Signature, **wanted: torch.dtype) -> Support:
         if isinstance(found, TensorSpec) and found.dtype != dtype:
             return no("dtype", f"{name} is {_shown(found.dtype)}; the kernel takes {_shown(dtype)}")
     return YES
+
+
+def shapes(signature: Signature, **wanted: str) -> Support:
+    """YES if these arguments, where there are any, have shapes that belong together: `shapes(signature, x="... D", weight="D")`.
+
+    A shape is sizes with spaces between. A name is the same size wherever it stands, that of the call's argument where one has
+    this name; `n*D` is computed from what was named before it; `...` is any number of sizes, the same ones wherever it stands.
+    """
+    sizes: dict[str, Any] = {**signature.arguments}
+    for argument, text in wanted.items():
+        found = sizes[argument]
+        if found is not None and (wrong := _misfit(found.shape, text, sizes)):
+            return no("shape", f"{argument} is {list(found.shape)}, {wrong}")
+    return YES
+
+
+def _misfit(found: tuple[Any, ...], text: str, sizes: dict[str, Any]) -> str:
+    """What keeps a shape from being the wanted one, "" if nothing does; its names join the sizes."""
+    wanted, rest = _parsed(text)
+    if rest >= 0 and len(found) >= len(wanted) - 1:
+        end = len(found) - len(wanted) + rest + 1
+        found = (*found[:rest], found[rest:end], *found[end:])
+    if len(found) != len(wanted):
+        return f"not [{text.replace(' ', ', ')}]"
+    for size, (name, formula) in zip(found, wanted, strict=True):
+        expected = eval(formula, sizes) if formula else sizes.setdefault(name, size)
+        if size != expected:
+            known = "" if name.isdecimal() else f", where {name} is {list(expected) if name == '...' else expected}"
+            return f"not [{text.replace(' ', ', ')}]{known}"
+    return ""
+
+
+@cache
+def _parsed(text: str) -> tuple[list[tuple[str, CodeType | None]], int]:
+    """Each size's text, and what computes it where that is more than a name; and where `...` stands, -1 for nowhere."""
+    names = text.split()
+    formulas = [None if n == "..." or n.isidentifier() else compile(n, n, "eval") for n in names]
+    return list(zip(names, formulas, strict=True)), names.index("...") if "..." in names else -1
 
 
 def in_place(signature: Signature, *names: str) -> Support:

@@ -31,9 +31,8 @@ struct Paged {
 
   // Where an entry of a sequence lies, null outside of the table or of the pages.
   const T* row(int64_t sequence, int64_t entry) const {
-    const int64_t column = entry / page;
-    if (entry < 0 || column >= columns) return nullptr;
-    const int64_t place = table[sequence * columns + column];
+    if (entry < 0 || entry >= columns * page) return nullptr;
+    const int64_t place = table[sequence * columns + entry / page];
     return place < 0 || place >= count ? nullptr : pages + (place * page + entry % page) * width;
   }
 };

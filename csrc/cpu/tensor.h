@@ -1,6 +1,8 @@
 // Tensors as kernels' arguments: a torch.Tensor becomes the address of its data, None a null pointer, a torch.dtype a Type; and a
 // str the choice that it names.
 //
+// An empty tensor, which has no address, gets one: it is not None.
+//
 // By torch's public Python methods alone, so that one build serves every version of torch.
 #pragma once
 
@@ -34,7 +36,9 @@ struct type_caster<deepport::Data<T>> {
       PyErr_Clear();
       return false;
     }
-    value.address = static_cast<T*>(PyLong_AsVoidPtr(address.ptr()));
+    static char empty;
+    void* const given = PyLong_AsVoidPtr(address.ptr());
+    value.address = static_cast<T*>(given ? given : &empty);
     if (deepport::Recording::current()) value.owner = source.attr("untyped_storage")();
     return true;
   }

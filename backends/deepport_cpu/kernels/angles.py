@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from deepport.kernel import Kernel, Signature, Support
-from deepport_cpu.native import call, dense, dtypes
+from deepport_cpu.native import call, dense, dtypes, shapes
 
 
 def rotary_angles(positions: Tensor, frequencies: Tensor, ratio: int = 1) -> tuple[Tensor, Tensor]:
@@ -15,7 +15,9 @@ def rotary_angles(positions: Tensor, frequencies: Tensor, ratio: int = 1) -> tup
 
 
 def _rotary_angles(signature: Signature) -> Support:
-    return dtypes(signature, positions=torch.int64, frequencies=torch.float32)
+    return dtypes(signature, positions=torch.int64, frequencies=torch.float32) and shapes(
+        signature, positions="T", frequencies="R"
+    )
 
 
 KERNELS = (Kernel("rotary_angles", "native", rotary_angles, _rotary_angles),)

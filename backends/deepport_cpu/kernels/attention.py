@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from deepport.kernel import Kernel, Signature, Support
-from deepport_cpu.native import call, dense, dtypes, floats, like
+from deepport.kernel import Kernel, Signature, Support, no
+from deepport_cpu.native import call, dense, dtypes, floats, like, shapes
 
 
 def sparse_attention(
@@ -31,9 +31,15 @@ def _paging(pages: Tensor | None, table: Tensor | None) -> tuple[int, int, int]:
 
 def _sparse_attention(signature: Signature) -> Support:
     wide, narrow = torch.int64, torch.int32
+    compressed = signature["compressed_pages"]
+    if compressed is not None and (signature["ratio"] < 1 or 0 in compressed.shape):
+        return no("attribute", "the reference refuses such a call")
     return floats(signature, "q", "window_pages", "compressed_pages") and dtypes(
         signature, window_table=narrow, compressed_table=narrow, indices=narrow, sink=torch.float32, positions=wide,
         cu_seqlens=narrow,
+    ) and shapes(
+        signature, q="T H D", window_pages="P page D", window_table="B M", compressed_pages="C entries D",
+        compressed_table="B N", indices="T K", sink="H", positions="T", cu_seqlens="B+1",
     )  # fmt: skip
 
 
@@ -50,8 +56,12 @@ def index_topk(
 
 def _index_topk(signature: Signature) -> Support:
     wide, narrow = torch.int64, torch.int32
-    return floats(signature, "q", "pages") and dtypes(
-        signature, weights=torch.float32, table=narrow, positions=wide, cu_seqlens=narrow
+    if signature["ratio"] < 1:
+        return no("attribute", "the reference refuses such a call")
+    return (
+        floats(signature, "q", "pages")
+        and dtypes(signature, weights=torch.float32, table=narrow, positions=wide, cu_seqlens=narrow)
+        and shapes(signature, q="T H D", weights="T H", pages="P page D", table="B M", positions="T", cu_seqlens="B+1")
     )
 
 

@@ -5,9 +5,9 @@ from math import inf
 import torch
 from torch import Tensor
 
-from deepport.kernel import Kernel, Signature, Support, no
+from deepport.kernel import YES, Kernel, Signature, Support, no
 from deepport.ops.moe import SCORING
-from deepport_cpu.native import call, dense, dtypes, floats, like
+from deepport_cpu.native import call, dense, dtypes, floats, like, shapes
 
 
 def route(
@@ -33,14 +33,14 @@ def _route(signature: Signature) -> Support:
     table, k = signature["table"], signature["k"]
     if signature["scoring"] not in SCORING or (table is None) != (signature["input_ids"] is None):
         return no("attribute", "the reference refuses such a call")
-    if table is not None and (signature["bias"] is not None or table.shape[1] != k):
-        return no("attribute", "a table has k columns, and no bias beside it")
-    if k > signature["logits"].shape[1]:
-        return no("shape", f"there are not {k} experts to choose")
+    if table is not None and signature["bias"] is not None:
+        return no("attribute", "there is no bias beside a table")
     return (
         floats(signature, "logits")
         and dtypes(signature, bias=torch.float32)
         and dtypes(signature, table=torch.int64, input_ids=torch.int64)
+        and shapes(signature, logits="T E", bias="E", table="V k", input_ids="T")
+        and (YES if k <= signature["logits"].shape[1] else no("shape", f"there are not {k} experts to choose"))
     )
 
 
@@ -50,6 +50,10 @@ def moe_dispatch(x: Tensor, ids: Tensor, experts: int) -> tuple[Tensor, Tensor, 
     inverse = like(ids)
     call.moe_dispatch(dense(x), dense(ids), rows, offsets, inverse, tokens, k, experts, width * x.element_size())
     return rows, offsets, inverse
+
+
+def _moe_dispatch(signature: Signature) -> Support:
+    return dtypes(signature, ids=torch.int32) and shapes(signature, x="T C", ids="T k")
 
 
 def moe_combine(y: Tensor, weights: Tensor, inverse: Tensor, ids: Tensor) -> Tensor:
@@ -64,6 +68,7 @@ def _moe_combine(signature: Signature) -> Support:
         floats(signature, "y")
         and dtypes(signature, weights=torch.float32)
         and dtypes(signature, inverse=torch.int32, ids=torch.int32)
+        and shapes(signature, weights="T k", y="T*k C", inverse="T k", ids="T k")
     )
 
 
@@ -74,14 +79,12 @@ def swiglu(gate: Tensor, up: Tensor, limit: float | None = None) -> Tensor:
 
 
 def _swiglu(signature: Signature) -> Support:
-    if signature["gate"].shape != signature["up"].shape:
-        return no("shape", "gate and up have different shapes")
-    return floats(signature, "gate", "up")
+    return floats(signature, "gate", "up") and shapes(signature, gate="...", up="...")
 
 
 KERNELS = (
     Kernel("route", "native", route, _route),
-    Kernel("moe_dispatch", "native", moe_dispatch, lambda signature: dtypes(signature, ids=torch.int32)),
+    Kernel("moe_dispatch", "native", moe_dispatch, _moe_dispatch),
     Kernel("moe_combine", "native", moe_combine, _moe_combine),
     Kernel("swiglu", "native", swiglu, _swiglu),
 )

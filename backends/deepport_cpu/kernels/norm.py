@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from deepport.kernel import Kernel, Signature, Support
-from deepport_cpu.native import call, dense, dtypes, floats, like
+from deepport_cpu.native import call, dense, dtypes, floats, like, shapes
 
 
 def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tensor:
@@ -14,7 +14,9 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tens
 
 
 def _rms_norm(signature: Signature) -> Support:
-    return floats(signature, "x") and dtypes(signature, weight=torch.float32)
+    return (
+        floats(signature, "x") and dtypes(signature, weight=torch.float32) and shapes(signature, x="... D", weight="D")
+    )
 
 
 KERNELS = (Kernel("rms_norm", "native", rms_norm, _rms_norm),)

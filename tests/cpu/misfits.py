@@ -1,0 +1,103 @@
+"""Calls whose arguments do not belong together, and what becomes of them; run where a crash ends nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deepport import backend, ops
+from deepport.conformance.judge import judge
+from deepport.conformance.oracle import outputs, truth
+from deepport.errors import BackendBroken
+from deepport.kernel import Kernel
+from deepport.op import Operator
+
+RANK = -1
+"""Stands for a dimension: another one is put before the first."""
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """A call of which one argument has one other size. It has the data that was there, over and over."""
+
+    operator: str
+    label: str
+    argument: str
+    dim: int
+    size: int
+
+
+def kernels() -> dict[str, Kernel]:
+    """The CPU's kernels in C++, by operator."""
+    return {k.operator: k for k in backend.get("cpu").kernels() if k.name == "native"}
+
+
+def misfits(operator: str) -> list[Misfit]:
+    """Every one that can be made of the operator's cases."""
+    return [
+        Misfit(operator, case.label, name, dim, size)
+        for case in getattr(ops, operator).cases
+        for name, value in case.arguments().items()
+        if isinstance(value, Tensor)
+        for dim, size in ((RANK, 1), *_sizes(value))
+    ]
+
+
+def _sizes(tensor: Tensor) -> Iterator[tuple[int, int]]:
+    for dim, size in enumerate(tensor.shape):
+        yield from ((dim, other) for other in sorted({0, 1, size - 1, size + 1, 3 * size + 2}) if 0 <= other != size)
+
+
+def verdict(misfit: Misfit) -> str:
+    """What is wrong with how the call was answered, "" if nothing is: it must raise, or give what the reference gives."""
+    operator = getattr(ops, misfit.operator)
+    arguments = _arguments(misfit)
+    try:
+        expected = outputs(operator, operator.reference, arguments)
+    except Exception as error:
+        return _raises(operator, arguments, error)
+    try:
+        got = outputs(operator, operator, arguments)
+    except BackendBroken:
+        raise
+    except Exception:
+        return ""
+    if [(t.shape, t.dtype) for t in got] != [(t.shape, t.dtype) for t in expected]:
+        return "outputs of other shapes than the reference's"
+    if not kernels()[misfit.operator].supports(operator.signature(tuple(arguments.values()))):
+        return ""  # the reference has served
+    failed = [g for g in judge(operator, arguments, got, truth(operator, arguments)) if g.status == "fail"]
+    return "; ".join(f"{g.gate} {g.metric}: {g.detail or g.value}" for g in failed)
+
+
+def _raises(operator: Operator[..., Any], arguments: dict[str, Any], expected: Exception) -> str:
+    try:
+        outputs(operator, operator, arguments)
+    except BackendBroken:
+        raise
+    except Exception:
+        return ""
+    return f"nothing was raised, where the reference raises {type(expected).__name__}: {expected}"
+
+
+@cache
+def _cases(operator: str) -> dict[str, dict[str, Any]]:
+    return {c.label: c.arguments() for c in getattr(ops, operator).cases}
+
+
+def _arguments(misfit: Misfit) -> dict[str, Any]:
+    drawn = _cases(misfit.operator)[misfit.label]
+    return drawn | {misfit.argument: _resized(drawn[misfit.argument], misfit.dim, misfit.size)}
+
+
+def _resized(tensor: Tensor, dim: int, size: int) -> Tensor:
+    if dim == RANK:
+        return tensor[None]
+    if not tensor.shape[dim]:
+        return tensor.new_zeros((*tensor.shape[:dim], size, *tensor.shape[dim + 1 :]))
+    return tensor.index_select(dim, torch.arange(size) % tensor.shape[dim])
