@@ -14,7 +14,7 @@ from deepport.bench import shapes
 from deepport.bench.shapes import Arguments
 from deepport.conformance.grids.captured import ENGRAM
 from deepport.formats import PLAIN
-from deepport.ops.dense import rms_norm_arguments, rotary_arguments
+from deepport.ops.dense import rms_norm_arguments, rotary_angles_arguments, rotary_arguments
 from deepport.ops.engram import conv_arguments, gate_arguments, hash_arguments
 from deepport.ops.mhc import collapse_arguments, post_arguments
 from deepport.ops.moe import combine_arguments, dispatch_arguments, route_arguments, swiglu_arguments
@@ -182,6 +182,9 @@ def _elementwise(c: Config, dtype: torch.dtype) -> Works:
             yield Work("rms_norm", "", t, label, _drawn(rms_norm_arguments, given), dtype, brief=weighted)
         given = {"shape": (t, heads, size), "pairs": pairs, "inverse": False, "dtype": dtype}
         yield Work("rotary", "", t, f"{heads}x{size}, {2 * pairs}", _drawn(rotary_arguments, given), dtype, brief=True)
+        given = {"tokens": t, "pairs": pairs, "ratio": 1, "depth": DEPTH}
+        build = _drawn(rotary_angles_arguments, given)
+        yield Work("rotary_angles", "", t, f"{pairs} pairs", build, torch.float32, brief=True)
 
 
 def _streams(c: Config, dtype: torch.dtype) -> Works:

@@ -22,7 +22,7 @@ from deepport_model import Model
 from deepport_model.transformer import Transformer, cast
 
 SETTLING = 2
-"""Tokens decoded before those that are timed."""
+"""Tokens decoded before those that are timed: steps may be captured by then (`deepport.graph`)."""
 
 
 class Ours:
@@ -40,6 +40,9 @@ class Ours:
         return self._stopwatch.seconds(lambda: self._read(ids))
 
     def _read(self, ids: Sequence[int]) -> None:
+        if len(ids) == 1:  # as generation does it
+            self._last = self._transformer.step(self._cache.append({0: ids}), self._cache, "last")[0]
+            return
         for _, ended in self._transformer.prefill(self._cache, {0: ids}):
             self._last = ended.get(0, self._last)
 
@@ -103,7 +106,7 @@ def prefill(bench: Bench, tokens: int, rounds: int, over: Callable[[], bool]) ->
         bench.rates[name] = tokens / seconds
         return seconds
 
-    with torch.inference_mode():
+    with torch.inference_mode(), bench.model.session():
         bench.ours.reset()
         step = _recorded(bench, ids)
         turns = {name: partial(fresh, name) for name in bench.runners()}
@@ -129,7 +132,7 @@ def decode(bench: Bench, depth: int, rounds: int, over: Callable[[], bool]) -> O
         return peer.feed(now)
 
     turns: dict[str, Turn] = {OURS: first, **{name: partial(other, peer) for name, peer in bench.peers.items()}}
-    with torch.inference_mode():
+    with torch.inference_mode(), bench.model.session():
         _fill(bench, depth)
         for _ in range(SETTLING):
             for turn in turns.values():

@@ -137,7 +137,7 @@ def _operators(
         name = f"{work.operator} {work.model} {work.tokens} tokens, {work.label}, {work.format}"
         listener.doing(name)
         if budget.left <= 0:
-            found.left_out.append(f"{name}: no time was left")
+            found.left_out.append(f"{name}: no time was left; --seconds gives more")
             listener.found(None)
             continue
         over: Callable[[], bool] = budget.part(len(works) - i)

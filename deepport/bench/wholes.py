@@ -107,9 +107,11 @@ class Wholes:
         measure: Callable[[Callable[[], bool]], Outcome],
     ) -> None:  # fmt: skip
         listener.doing(name)
-        needed = bench.seconds_to_read(reads)
-        if budget.left < needed or budget.left <= 0:
-            why = f"reading its tokens takes about {needed:.0f} s, {max(budget.left, 0):.0f} s were left"
+        needed, left = bench.seconds_to_read(reads), budget.left
+        if left <= max(needed, 0.0):
+            why = (
+                f"reading its tokens takes {needed:.0f} s of the {left:.0f} s left" if left > 0 else "no time was left"
+            )
             self._found.left_out.append(f"{name}: {why}; --seconds gives more")
             listener.found(None)
             return
@@ -124,7 +126,7 @@ class Wholes:
             return {}
         ids = whole.drawn(model.config.vocab_size, logits.PROMPT + logits.STEPS)
         listener.doing("our logits, for the peers to be compared with")
-        with torch.inference_mode():
+        with torch.inference_mode(), model.session():
             mine = logits.sample(ours, ids)
             wide = whole.Ours(whole.exact(model.transformer), len(ids), CHUNK, self._stopwatch)
             true = logits.sample(wide, ids)

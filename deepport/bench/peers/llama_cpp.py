@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -36,6 +37,7 @@ def about() -> tuple[str, dict[str, str]]:
 
 
 def start(folder: Path, threads: int, capacity: int, chunk: int) -> Run:
+    os.environ["GGML_NO_BACKTRACE"] = "1"  # one that fails would start a debugger, which takes a minute
     return Run(folder, threads, capacity, chunk)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
+import re
 import signal
 import time
 from collections.abc import Sequence
@@ -19,6 +20,9 @@ from torch import Tensor
 from deepport.bench.peers import Runner
 from deepport.errors import DeepportError
 from deepport.probing import printable
+
+_TELLING = re.compile(r"assert|error|exception|terminate", re.IGNORECASE)
+"""What a line says that tells why a process ended; others may follow it."""
 
 
 class PeerFailed(DeepportError):
@@ -90,7 +94,8 @@ class PeerProcess:
         code = self._process.exitcode or 0
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
-        return f"its process {how}" + (f": {printable(lines[-1])}" if lines else "")
+        telling = [line for line in lines if _TELLING.search(line)] or lines
+        return f"its process {how}" + (f": {printable(telling[-1])}" if telling else "")
 
 
 def _serve(pipe: Connection, start: Start, log: Path) -> None:
