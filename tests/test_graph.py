@@ -101,6 +101,14 @@ def reads_the_input(x: Tensor) -> Tensor:
     return ops.rms_norm(x) * x.sum().item()
 
 
+def lists_the_input(x: Tensor) -> Tensor:
+    return ops.rms_norm(x) * x.tolist()[0][0]
+
+
+def views_the_input(x: Tensor) -> Tensor:
+    return ops.rms_norm(x) * float((x + 1).numpy()[0, 0])
+
+
 def picks_by_a_mask(x: Tensor) -> Tensor:
     return ops.rms_norm(x)[x > 0].sum()[None]
 
@@ -109,6 +117,8 @@ def picks_by_a_mask(x: Tensor) -> Tensor:
     ("function", "reason"),
     [
         (reads_the_input, "the host reads a tensor that changes from call to call"),
+        (lists_the_input, "the host reads a tensor that changes from call to call"),
+        (views_the_input, "the host reads a tensor that changes from call to call"),
         (picks_by_a_mask, "a shape depends on data"),
     ],
 )

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -24,13 +25,16 @@ from deepport.server import server
 from deepport_cpu._native import Recording
 
 
-def capture(run: Callable[[], Tensor], record: Record | None) -> tuple[Tensor, Graph | str]:
-    """What `run` returns, and its work to be replayed; or why it cannot be."""
+def capture(
+    function: Callable[..., Tensor], inputs: tuple[Tensor, ...], record: Record | None
+) -> tuple[Tensor, Graph | str]:
+    """`function(*inputs)`, and its work to be replayed; or why it cannot be."""
     with ExitStack() as stack:
         journal = stack.enter_context(record.journal()) if record is not None else []
-        mode = stack.enter_context(_Mode(journal))
+        mode = stack.enter_context(_Mode(inputs, journal))
+        stack.enter_context(_Reads(mode.read))
         with mode.noting():
-            result = run()
+            result = function(*inputs)
     if refusal := mode.refusal():
         return result, refusal
     graph = _Graph(mode.parts, mode.owners, journal)
@@ -94,14 +98,14 @@ class _Graph:
 class _Mode(TorchDispatchMode):
     """Sees every operator that is called: ours are served inside it, so that what they are composed of is seen as well."""
 
-    def __init__(self, journal: list[Row]) -> None:
+    def __init__(self, inputs: tuple[Tensor, ...], journal: list[Row]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._recording = Recording()
         self.parts: list[Recording | _Call] = [self._recording]
         self.owners: list[int] = []
         self._journal, self._refusal = journal, ""
-        self._read: set[int] = set()
-        self._made: set[int] = set()
+        self.read: set[int] = set()
+        self._made = set(map(_storage, inputs))
 
     @contextmanager
     def noting(self) -> Iterator[None]:
@@ -114,7 +118,7 @@ class _Mode(TorchDispatchMode):
 
     def refusal(self) -> str:
         """Why this cannot be replayed. What the host has read must be the same each time: nothing that the work writes to."""
-        if not self._refusal and self._read & self._made:
+        if not self._refusal and self.read & self._made:
             return "the host reads a tensor that changes from call to call"
         return self._refusal
 
@@ -128,7 +132,8 @@ class _Mode(TorchDispatchMode):
     def _operator(self, function: Any, args: tuple[Any, ...]) -> Any:
         self._own(-1)
         operator, place = operators[function._schema.name.partition("::")[2]], len(self._journal)
-        with self:
+        # What is called here is called outside of both modes.
+        with self, _Reads(self.read):
             result = server().serve(operator, args)
         self._own(place if self._journal else -1)
         written = [a for name, a in zip(operator.parameters, args, strict=False) if name in operator.mutates]
@@ -139,7 +144,7 @@ class _Mode(TorchDispatchMode):
         result = function(*args, **kwargs)
         given, made = _tensors([args, kwargs]), _tensors(result)
         if torch.Tag.data_dependent_output in function.tags:
-            self._read.update(map(_storage, given))
+            self.read.update(map(_storage, given))
         elif _depends(function, args):
             self._refusal = self._refusal or f"{function}: a shape depends on data"
         elif function._schema.is_mutable or (not _allocates(function) and not _aliases(made, given)):
@@ -156,6 +161,23 @@ class _Mode(TorchDispatchMode):
     def _own(self, row: int) -> None:
         """Give the calls that have no owner yet to a row."""
         self.owners += [row] * (sum(map(len, self.parts)) - len(self.owners))
+
+
+class _Reads(TorchFunctionMode):
+    """Sees the ways in which Python reads a tensor without an operator, and notes whose memory it was."""
+
+    _WAYS = (Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__)
+
+    def __init__(self, read: set[int]) -> None:
+        super().__init__()
+        self._read = read
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if function in self._WAYS:
+            self._read.update(map(_storage, _tensors(args)))
+        return function(*args, **(kwargs or {}))
 
 
 def _tensors(values: Any) -> list[Tensor]:
