@@ -134,8 +134,8 @@ class Backend(Protocol):
         gaps: optional, () by default: what it knows that it cannot do (`deepport.gap.Gap`), for the conformance suite.
         diagnose: optional, `() -> Iterable[deepport.finding.Finding]`: what `deepport doctor` should look at beside the probe,
             without importing torch; by default what the probe says of versions.
-        peaks: optional, `(beyond) -> Iterable[deepport.bench.peak.Peak]`: how `deepport bench` finds out what the device can do at
-            most, `beyond` being bytes that none of the host's caches keeps; by default torch's own kernels do.
+        peaks: optional, `(beyond) -> Iterable[deepport.bench.peak.Peak]`: how `deepport bench` finds out what the device can do
+            at most, `beyond` being bytes that none of the host's caches keeps; by default torch's own kernels do.
     """
 
     name: str

@@ -1,9 +1,9 @@
-"""Work that is captured once and replayed: for steps whose shapes repeat, such as decoding, which cost more to issue than to do.
+"""Work that is captured once and replayed: for steps whose shapes repeat, such as decoding, and cost more to issue than to do.
 
-A backend offers it by a method of its runtime, `capture(function, inputs, record) -> (result, graph)`: the function is called, and
-all that it does on the device is noted; `graph.replay()` does it again in the same memory, with what that holds by then. Where the
-work depends on data that the host has read, there is a reason in place of the graph: the result is right all the same, and the
-step is not to be repeated, for it may have written to caches.
+A backend offers it by a method of its runtime, `capture(function, inputs, record) -> (result, graph)`: the function is called,
+and all that it does on the device is noted; `graph.replay()` does it again in the same memory, with what that holds by then.
+Where the work depends on data that the host has read, there is a reason in place of the graph: the result is right all the same,
+and the step is not to be repeated, for it may have written to caches.
 """
 
 from __future__ import annotations
