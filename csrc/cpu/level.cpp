@@ -3,6 +3,8 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#include "level_list.h"
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <sys/syscall.h>
@@ -15,13 +17,14 @@
 namespace deepport {
 namespace {
 
-bool always() { return true; }
+// Each level's own test; a build may have fewer levels than there are tests.
+[[maybe_unused]] bool scalar() { return true; }
 
 #if defined(__x86_64__)
 
-bool avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+[[maybe_unused]] bool avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 
-bool avx512() {
+[[maybe_unused]] bool avx512() {
   return avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
@@ -32,13 +35,13 @@ unsigned leaf7(unsigned subleaf, int reg) {
   return r[reg];
 }
 
-bool avx512_bf16() {
+[[maybe_unused]] bool avx512_bf16() {
   const bool bf16 = leaf7(1, 0) >> 5 & 1, vnni = leaf7(0, 2) >> 11 & 1;
   return avx512() && bf16 && vnni;
 }
 
 // The tiles' 8 KiB of state are the operating system's to grant, once a process.
-bool amx() {
+[[maybe_unused]] bool amx() {
   const bool tile = leaf7(0, 3) >> 24 & 1, bf16 = leaf7(0, 3) >> 22 & 1, int8 = leaf7(0, 3) >> 25 & 1;
   constexpr long request_permission = 0x1023, tile_data = 18;
   static const bool granted = tile && syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
@@ -47,7 +50,7 @@ bool amx() {
 
 #elif defined(__aarch64__)
 
-bool neon_bf16() {
+[[maybe_unused]] bool neon_bf16() {
   const unsigned long two = getauxval(AT_HWCAP2);
   return (two & HWCAP2_BF16) && (two & HWCAP2_I8MM) && (getauxval(AT_HWCAP) & HWCAP_ASIMDDP);
 }
@@ -79,15 +82,8 @@ const Level& choose() {
 
 const std::vector<Level>& levels() {
   static const std::vector<Level> all = {
-      {"scalar", always},
-#if defined(__x86_64__)
-      {"avx2", avx2},
-      {"avx512", avx512},
-      {"avx512_bf16", avx512_bf16},
-      {"amx", amx},
-#elif defined(__aarch64__)
-      {"neon_bf16", neon_bf16},
-#endif
+#define DEEPPORT_ROW(name) {#name, name},
+      DEEPPORT_LEVELS(DEEPPORT_ROW)
   };
   return all;
 }

@@ -2,14 +2,7 @@
 #include <cstring>
 
 #include "kernels.h"
-
-#if defined(__x86_64__)
-#define DEEPPORT_LEVELS(LEVEL) LEVEL(scalar) LEVEL(avx2) LEVEL(avx512) LEVEL(avx512_bf16) LEVEL(amx)
-#elif defined(__aarch64__)
-#define DEEPPORT_LEVELS(LEVEL) LEVEL(scalar) LEVEL(neon_bf16)
-#else
-#define DEEPPORT_LEVELS(LEVEL) LEVEL(scalar)
-#endif
+#include "level_list.h"
 
 namespace deepport {
 
