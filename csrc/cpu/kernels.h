@@ -8,6 +8,7 @@
 #include "cache.h"
 #include "compress.h"
 #include "engram.h"
+#include "experts.h"
 #include "gather.h"
 #include "mhc.h"
 #include "moe.h"
@@ -22,6 +23,7 @@
   DEEPPORT_CACHE(KERNEL)         \
   DEEPPORT_COMPRESS(KERNEL)      \
   DEEPPORT_ENGRAM(KERNEL)        \
+  DEEPPORT_EXPERTS(KERNEL)       \
   DEEPPORT_GATHER(KERNEL)        \
   DEEPPORT_MHC(KERNEL)           \
   DEEPPORT_MOE(KERNEL)           \

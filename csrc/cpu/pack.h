@@ -32,19 +32,25 @@ Vec words(const T* row, int64_t w, int64_t k) {
   }
 }
 
-// b = x^T in panels, of x [n, k].
-template <class T, class F>
-void pack_transposed(const T* x, int64_t n, int64_t k, F* panels) {
+// b = x^T in panels, of n rows of k numbers: row(i) is where row i lies.
+template <class F, class Row>
+void pack_columns(Row&& row, int64_t n, int64_t k, F* panels) {
   const int64_t columns = whole(n, panel_columns), count = whole(k, 32) / word<F>;
   for (int64_t column = 0; column < columns; column += Vec::lanes) {
     float* panel = reinterpret_cast<float*>(panels) + column / panel_columns * count * panel_columns + column % panel_columns;
     for (int64_t w = 0; w < count; w += Vec::lanes) {
       Vec block[Vec::lanes];
-      for (int i = 0; i < Vec::lanes; ++i) block[i] = column + i < n ? words<F>(x + (column + i) * k, w, k) : zero();
+      for (int i = 0; i < Vec::lanes; ++i) block[i] = column + i < n ? words<F>(row(column + i), w, k) : zero();
       transpose(block);
       for (int i = 0; i < Vec::lanes; ++i) store(panel + (w + i) * panel_columns, block[i]);
     }
   }
+}
+
+// b = x^T in panels, of x [n, k].
+template <class T, class F>
+void pack_transposed(const T* x, int64_t n, int64_t k, F* panels) {
+  pack_columns([&](int64_t i) { return x + i * k; }, n, k, panels);
 }
 
 // `rows` rows of b, from its row `at`, into panels of k rows; x [rows, n] is whole.

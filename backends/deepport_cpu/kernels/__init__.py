@@ -1,6 +1,19 @@
 """The CPU's kernels: those in C++ (`native`), then what torch has (`onednn`), each operator's in the order they are asked."""
 
-from deepport_cpu.kernels import angles, attention, cache, compress, engram, gather, mhc, moe, norm, onednn, rotary
+from deepport_cpu.kernels import (
+    angles,
+    attention,
+    cache,
+    compress,
+    engram,
+    experts,
+    gather,
+    mhc,
+    moe,
+    norm,
+    onednn,
+    rotary,
+)
 
 KERNELS = (
     *angles.KERNELS,
@@ -8,6 +21,7 @@ KERNELS = (
     *cache.KERNELS,
     *compress.KERNELS,
     *engram.KERNELS,
+    *experts.KERNELS,
     *gather.KERNELS,
     *mhc.KERNELS,
     *moe.KERNELS,

@@ -160,6 +160,50 @@ inline void interleave(Pairs a, Pairs b, Pairs& low, Pairs& high) {
   high.r = _mm512_permutex2var_epi64(even, _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15), odd);
 }
 
+// What four bits are, twice over: for indices whose fifth bit is of another number.
+inline __m512i values_of_four_bits() {
+  alignas(64) static constexpr uint16_t values[32] = {0,      0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0,
+                                                      0x8000, 0xbf00, 0xbf80, 0xbfc0, 0xc000, 0xc040, 0xc080, 0xc0c0,
+                                                      0,      0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0,
+                                                      0x8000, 0xbf00, 0xbf80, 0xbfc0, 0xc000, 0xc040, 0xc080, 0xc0c0};
+  return _mm512_load_si512(values);
+}
+
+// Numbers that lie one after the other, times 2^exponent: right where that has the exponent of no number below 2^-126.
+inline Pairs load_pairs(const e2m1_pair* p, int exponent) {
+  const __m512i plain = values_of_four_bits();
+  const __m512i scaled = _mm512_mask_add_epi16(plain, 0xfefefefe, plain, _mm512_set1_epi16(int16_t(exponent * 128)));
+  // Each word of four numbers is put in four places, and shifted so that the lowest bits are the place's own number.
+  const __m512i all = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  const __m512i words = _mm512_shuffle_epi8(
+      all, _mm512_set_epi64(0x0f0e0f0e0f0e0f0e, 0x0d0c0d0c0d0c0d0c, 0x0b0a0b0a0b0a0b0a, 0x0908090809080908, 0x0706070607060706,
+                            0x0504050405040504, 0x0302030203020302, 0x0100010001000100));
+  return {_mm512_permutexvar_epi16(_mm512_srlv_epi16(words, _mm512_set1_epi64(0x000c000800040000)), scaled)};
+}
+
+// Of 4 * 32 numbers that lie one after the other: the first of every four, the second, ...
+inline void load_spread(const e2m1_pair* p, Pairs (&parts)[4]) {
+  const __m512i table = values_of_four_bits(), words = _mm512_loadu_si512(p);
+  parts[0].r = _mm512_permutexvar_epi16(words, table);
+  parts[1].r = _mm512_permutexvar_epi16(_mm512_srli_epi16(words, 4), table);
+  parts[2].r = _mm512_permutexvar_epi16(_mm512_srli_epi16(words, 8), table);
+  parts[3].r = _mm512_permutexvar_epi16(_mm512_srli_epi16(words, 12), table);
+}
+
+// Four powers of two, each in four lanes.
+inline Vec load_spread(const e8m0* p) {
+  int32_t four;
+  std::memcpy(&four, p, sizeof four);
+  const __m512i high = _mm512_shuffle_epi8(_mm512_set1_epi32(four),
+                                           _mm512_set_epi64(0x0380808003808080, 0x0380808003808080, 0x0280808002808080,
+                                                            0x0280808002808080, 0x0180808001808080, 0x0180808001808080,
+                                                            0x0080808000808080, 0x0080808000808080));
+  // 2^-127 is subnormal; 255 is NaN.
+  const __m512i bits = _mm512_max_epu32(_mm512_srli_epi32(high, 1), _mm512_set1_epi32(0x400000));
+  const __mmask16 nan = _mm512_cmpeq_epi32_mask(bits, _mm512_set1_epi32(0x7f800000));
+  return {_mm512_castsi512_ps(_mm512_mask_mov_epi32(bits, nan, _mm512_set1_epi32(0x7fc00000)))};
+}
+
 inline Pairs splat_pair(const bfloat16* p) {
   int32_t both;
   std::memcpy(&both, p, sizeof both);
@@ -170,6 +214,13 @@ inline Pairs splat_pair(const bfloat16* p) {
 
 inline void store_normal(bfloat16* p, Vec x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(x.r));
+}
+
+inline void store_pairs(bfloat16* p, Vec even, Vec odd) {
+  alignas(64) static constexpr uint16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                     8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(odd.r, even.r);
+  _mm512_storeu_si512(p, _mm512_permutexvar_epi16(_mm512_load_si512(order), both));
 }
 
 inline Vec dot(Pairs a, Pairs b, Vec c) { return {_mm512_dpbf16_ps(c.r, (__m512bh)a.r, (__m512bh)b.r)}; }

@@ -7,7 +7,7 @@
 // `lanes` elements. `numbered(from)` has the bits of the integers from, from + 1, ... `sums(x)` has the sum of each of `lanes`
 // vectors, and `transpose` turns their rows into columns. `store_normal` may store numbers below 2^-126 as 0, and is faster.
 // Pairs holds 2 * lanes bfloat16; `dot(a, b, c)` adds to each lane of c the products of its two neighbours.
-// `interleave(a, b, low, high)`: a[0], b[0], a[1], b[1], ...
+// `interleave(a, b, low, high)`: a[0], b[0], a[1], b[1], ...; `store_pairs(p, even, odd)` so, of floats, as store_normal rounds.
 // Small elements (int8_t, e4m3, e4m3fnuz, e2m1_pair) load as the floats that they are.
 // Tiles (`tiles.h`) only level `amx` has.
 #pragma once
@@ -123,12 +123,25 @@ inline Vec load_part(const T* p, int64_t n) {
 
 inline void store_normal(float* p, Vec x) { store(p, x); }
 
+#if !defined(__AVX512BF16__)
+
+inline void store_pairs(bfloat16* p, Vec even, Vec odd) {
+  bfloat16 from[2][Vec::lanes];
+  store_normal(from[0], even);
+  store_normal(from[1], odd);
+  for (int i = 0; i < 2 * Vec::lanes; ++i) p[i] = from[i % 2][i / 2];
+}
+
+#endif
+
 // How `each` reads and writes: whole vectors, then what is left.
 struct Whole {
   template <class T>
   Vec get(const T* p) const { return load(p); }
   template <class T>
   void put(T* p, Vec x) const { store(p, x); }
+  template <class T>
+  void put_normal(T* p, Vec x) const { store_normal(p, x); }
 };
 
 struct Part {
@@ -137,6 +150,8 @@ struct Part {
   Vec get(const T* p) const { return load_part(p, n); }
   template <class T>
   void put(T* p, Vec x) const { store_part(p, x, n); }
+  template <class T>
+  void put_normal(T* p, Vec x) const { store_part(p, x, n); }
 };
 
 // f(i, access) for i = 0, lanes, 2 lanes, ... below n; access is Whole, and Part for a tail: `access.get(x + i)`.

@@ -1,0 +1,74 @@
+"""Experts' matrices, one by one and all in one call (`csrc/cpu/experts.h`)."""
+
+from math import inf
+
+import torch
+from torch import Tensor
+
+from deepport import formats
+from deepport.kernel import Kernel, Signature, Support, no
+from deepport_cpu.native import call, dense, dtypes, floats, shapes
+from deepport_cpu.numbers import numbers, stored
+
+
+def grouped_linear(x: Tensor, w: Tensor, scale: Tensor | None, format: str, offsets: Tensor) -> Tensor:
+    (count, columns), (experts, rows, _) = x.shape, w.shape
+    y = torch.empty(count, rows, dtype=x.dtype)
+    of = numbers(format, w.dtype, None if scale is None else scale.dtype)
+    call.grouped_linear(dense(x), dense(w), dense(scale), of, dense(offsets), y, x.dtype, count, experts, rows, columns)
+    return y
+
+
+def _grouped_linear(signature: Signature) -> Support:
+    return (
+        floats(signature, "x")
+        and dtypes(signature, offsets=torch.int32)
+        and stored(signature["w"], signature["scale"], signature["format"])
+        and shapes(signature, x="R K", w=f"E N K//{_packing(signature['format'])}", offsets="E+1")
+    )
+
+
+def moe_experts(
+    x: Tensor, ids: Tensor, weights: Tensor, w13: Tensor, w2: Tensor, limit: float | None,
+    w13_scale: Tensor | None = None, w2_scale: Tensor | None = None, format: str = formats.PLAIN,
+) -> Tensor:  # fmt: skip
+    (tokens, width), k, experts = x.shape, ids.shape[1], w13.shape[0]
+    out = torch.empty(tokens, width, dtype=x.dtype)
+    of = numbers(format, w13.dtype, None if w13_scale is None else w13_scale.dtype)
+    call.moe_experts(
+        dense(x), dense(ids), dense(weights), dense(w13), dense(w13_scale), dense(w2), dense(w2_scale), of,
+        out, x.dtype, tokens, k, experts, width, w13.shape[1] // 2, inf if limit is None else limit,
+    )  # fmt: skip
+    return out
+
+
+def _moe_experts(signature: Signature) -> Support:
+    format, w13, w2 = signature["format"], signature["w13"], signature["w2"]
+    scales = signature["w13_scale"], signature["w2_scale"]
+    if w13.dtype != w2.dtype or (None not in scales and scales[0].dtype != scales[1].dtype):
+        return no("dtype", "w13 and w2, or their scales, have different dtypes")
+    if w13.shape[1] % 2:
+        return no("shape", f"w13 is {list(w13.shape)}, which has no halves")
+    return (
+        floats(signature, "x")
+        and dtypes(signature, ids=torch.int32)
+        and dtypes(signature, weights=torch.float32)
+        and stored(w13, scales[0], format)
+        and stored(w2, scales[1], format)
+        and _together(signature, _packing(format))
+    )
+
+
+def _together(signature: Signature, packing: int) -> Support:
+    """YES if x, ids, weights and both matrices have shapes that belong together."""
+    return shapes(signature, x="T C", ids="T K", weights="T K", w13=f"E H C//{packing}", w2=f"E C H//{2 * packing}")
+
+
+def _packing(format: str) -> int:
+    return 1 if format == formats.PLAIN else formats.parse(format).packing
+
+
+KERNELS = (
+    Kernel("grouped_linear", "native", grouped_linear, _grouped_linear),
+    Kernel("moe_experts", "native", moe_experts, _moe_experts),
+)

@@ -1,0 +1,109 @@
+// Weights as they lie in a checkpoint, in any number format, and their rows as factors of products (`product.h`).
+#pragma once
+
+#include "element.h"
+#include "pack.h"
+#include "product.h"
+#include "simd/simd.h"
+
+namespace deepport::DEEPPORT_LEVEL {
+
+// A stack of matrices [rows, columns]; a matrix's scales are [row blocks, column blocks].
+struct Weights {
+  const void* data;
+  const void* scale;
+  Format format;
+  int64_t rows, columns;
+
+  int64_t row_blocks() const { return blocks(rows, format.rows); }
+  int64_t column_blocks() const { return blocks(columns, format.columns); }
+
+ private:
+  static int64_t blocks(int64_t n, int64_t block) { return block ? (n + block - 1) / block : 1; }
+};
+
+// Whether every weight is a bfloat16: it has the exponents of float32, and bits enough for all but a scale's.
+inline bool narrow_weights(const Format& format) {
+  return format.element == Element::bfloat16 || (format.power_of_two && format.element != Element::float32);
+}
+
+namespace {
+
+// A block of n numbers in pairs, where the level has that and the result is exact.
+template <class E, class S, class F>
+bool decode_pairs([[maybe_unused]] const E* from, [[maybe_unused]] S scale, [[maybe_unused]] int64_t n, [[maybe_unused]] F* to) {
+#if defined(__AVX512BF16__)
+  if constexpr (std::is_same_v<E, e2m1_pair> && std::is_same_v<S, e8m0> && std::is_same_v<F, bfloat16>) {
+    constexpr int least = 2, most = 252;  // scales under which every number is normal
+    if (n != Pairs::lanes || scale.bits < least || scale.bits > most) return false;
+    prefetch(from + 4096);
+    store_pairs(to, load_pairs(from, scale.bits - 127));
+    return true;
+  }
+#endif
+  return false;
+}
+
+// Row r of matrix e: element * scale. S is the scales' type.
+template <class E, class S, class F>
+void decode_scaled(const Weights& w, int64_t e, int64_t r, F* to) {
+  const E* from = static_cast<const E*>(w.data) + (e * w.rows + r) * w.columns / packing<E>;
+  const int64_t across = w.column_blocks(), block = w.format.columns ? w.format.columns : w.columns;
+  const int64_t down = w.format.rows ? r / w.format.rows : 0;
+  const S* scale = static_cast<const S*>(w.scale) + (e * w.row_blocks() + down) * across;
+  for (int64_t b = 0; b < across; ++b) {
+    const int64_t begin = b * block, end = std::min(begin + block, w.columns);
+    if (decode_pairs(from + begin / packing<E>, scale[b], end - begin, to + begin)) continue;
+    const Vec factor = splat(widen(scale[b]));
+    each(end - begin, [&](int64_t i, auto access) {
+      access.put_normal(to + begin + i, access.get(from + (begin + i) / packing<E>) * factor);
+    });
+  }
+}
+
+// Scales of one column each.
+template <class E, class F>
+void decode_by_column(const Weights& w, int64_t e, int64_t r, F* to) {
+  const E* from = static_cast<const E*>(w.data) + (e * w.rows + r) * w.columns;
+  const float* scale = static_cast<const float*>(w.scale) + e * w.columns;
+  each(w.columns, [&](int64_t i, auto access) { access.put_normal(to + i, access.get(from + i) * access.get(scale + i)); });
+}
+
+// Row r of matrix e as factors, 0 from its end up to `width`.
+template <class F>
+void decode(const Weights& w, int64_t e, int64_t r, F* to, int64_t width) {
+  std::fill(to + w.columns, to + width, F{});
+  with_types(w.format, [&](auto element, auto scaling) {
+    using E = decltype(element);
+    if constexpr (std::is_same_v<E, float> || std::is_same_v<E, bfloat16>)
+      copy_row(static_cast<const E*>(w.data) + (e * w.rows + r) * w.columns, w.columns, to, width);
+    else if (std::is_same_v<E, int8_t> && w.format.columns == 1)
+      decode_by_column<E>(w, e, r, to);
+    else
+      decode_scaled<E, decltype(scaling)>(w, e, r, to);
+  });
+}
+
+}  // namespace
+
+// Rows of factors, `stride` apart, that products may read: whole(columns, 32) of each.
+template <class F>
+struct Rows {
+  const F* first;
+  int64_t stride;
+};
+
+// The `count` rows of matrix e from r on, followed by rows of 0 up to `whole_count`. They stay where they are if they can be
+// multiplied so; else they are in `room`, of whole_count * whole(columns, 32).
+template <class F>
+Rows<F> rows(const Weights& w, int64_t e, int64_t r, int64_t count, int64_t whole_count, F* room) {
+  const int64_t width = whole(w.columns, 32);
+  constexpr Element same = std::is_same_v<F, float> ? Element::float32 : Element::bfloat16;
+  if (w.format.element == same && width == w.columns && count == whole_count)
+    return {static_cast<const F*>(w.data) + (e * w.rows + r) * w.columns, width};
+  for (int64_t i = 0; i < count; ++i) decode(w, e, r + i, room + i * width, width);
+  std::fill(room + count * width, room + whole_count * width, F{});
+  return {room, width};
+}
+
+}  // namespace deepport::DEEPPORT_LEVEL
