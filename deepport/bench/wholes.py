@@ -153,7 +153,8 @@ class Wholes:
             about = about.model_copy(update={"difference": compared.difference, "allowed": compared.allowed})
             if not compared.same:
                 raise PeerFailed(
-                    f"its logits differ from ours by {compared.difference:.2g}, and rounding explains {compared.allowed:.2g}"
+                    f"its logits differ from ours by {compared.difference:.2g}, and rounding explains {compared.allowed:.2g} "
+                    f"(ours differ from float32 by {compared.own:.2g})"
                 )
         except (PeerFailed, BadInput) as error:
             about, peer = about.model_copy(update={"refused": str(error)}), None

@@ -91,6 +91,16 @@ def test_what_rounding_explains() -> None:
     assert not logits.compare(torch.full_like(true, torch.nan), mine, true).same
 
 
+def test_our_own_fault_excuses_nobody() -> None:
+    """A peer is right and we are wrong, so that both differ from us alike."""
+    g = torch.Generator().manual_seed(0)
+    true = torch.randn(9, 50, generator=g)
+    mine = true + 0.4 * torch.randn(9, 50, generator=g)
+    compared = logits.compare(true, mine, true)
+    assert not compared.same
+    assert compared.own == pytest.approx(compared.difference, rel=0.2)
+
+
 class Dying:
     """A runner that does not survive being asked."""
 

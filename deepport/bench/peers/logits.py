@@ -30,11 +30,16 @@ class Sampled(Protocol):
     def logits(self) -> Tensor: ...
 
 
+_MOST = 0.2
+"""No rounding explains more: were our own logits wrong, their distance from float32 would excuse everybody's."""
+
+
 @dataclass(frozen=True)
 class Comparison:
-    """`difference` of a peer's logits from ours; `allowed` says how much rounding explains."""
+    """`difference` of a peer's logits from ours, and `own` of ours from float32; `allowed` says how much rounding explains."""
 
     difference: float
+    own: float
     allowed: float
 
     @property
@@ -61,4 +66,5 @@ def difference(a: Tensor, b: Tensor) -> float:
 
 def compare(peer: Tensor, ours: Tensor, exact: Tensor) -> Comparison:
     """`exact`: our logits of the same weights in float32."""
-    return Comparison(difference(peer, ours), max(_FACTOR * difference(ours, exact), _FLOAT32))
+    own = difference(ours, exact)
+    return Comparison(difference(peer, ours), own, min(max(_FACTOR * own, _FLOAT32), _MOST))
