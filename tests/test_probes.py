@@ -345,7 +345,7 @@ def test_cann_that_no_file_describes_says_its_version_itself(
 ) -> None:
     for info in ascend.rglob("ascend_toolkit_install.info"):
         info.unlink()
-    asked = f"int aclsysGetVersionStr(const char *of, char *version) {{ strcpy(version, \"9.3.0\"); return {code}; }}"
+    asked = f'int aclsysGetVersionStr(const char *of, char *version) {{ strcpy(version, "9.3.0"); return {code}; }}'
     assert npu(ascend, loader(tmp_path, LIBRARY + asked)).probe().versions.get("cann") == found
 
 
