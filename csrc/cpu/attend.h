@@ -3,68 +3,90 @@
 
 #include <atomic>
 
+#include "partial.h"
 #include "pack.h"
 #include "scratch.h"
 #include "sight.h"
-#include "simd/math.h"
 
 namespace deepport::DEEPPORT_LEVEL {
 namespace {
 
-// Attention over some entries: o [rows, width] = sum_s 2^(s - peak) kv_s, total = sum_s 2^(s - peak).
-struct Partial {
-  float *o, *peak, *total;
-
-  static int64_t floats(int64_t rows, int64_t width) { return rows * (width + 2); }
-  Partial(float* memory, int64_t rows, int64_t width) : o(memory), peak(o + rows * width), total(peak + rows) {}
-};
-
 struct Queries;
 struct Keys;
-struct Values;
+struct Copies;
+struct Panels;
 struct Scores;
 struct Weights;
+struct Sums;
 struct Found;
+struct Entries;
 
-// Entries' rows as factors of both products, and what is between the two.
+// Two products and what is between them. An entry is read where it lies, once for the scores of all heads and, soon after, once as
+// a value.
 template <class T>
 class Worker {
   using F = Factor<T>;
 
  public:
-  explicit Worker(const Call<T>& call, std::atomic<bool>& outside)
+  Worker(const Call<T>& call, std::atomic<bool>& outside)
       : call_(call), outside_(outside), rows_(call.rows()), width_(call.width()) {
     queries_ = Scratch<Queries>::template get<F>(rows_ * width_);
     keys_ = Scratch<Keys>::template get<F>(block * width_);
-    values_ = Scratch<Values>::template get<F>(most_entries * width_);
+    copies_ = Scratch<Copies>::template get<F>((as_they_lie() ? 1 : most_entries + 1) * width_);
+    panels_ = Scratch<Panels>::template get<F>(32 * most_entries);
     scores_ = Scratch<Scores>::template get<float>(most_entries * rows_);
     weights_ = Scratch<Weights>::template get<F>(most_entries * rows_);
+    sums_ = Scratch<Sums>::template get<float>(Partial::floats(rows_, 32));
     found_ = Scratch<Found>::template get<const T*>(most_entries);
+    entries_ = Scratch<Entries>::template get<const F*>(most_entries);
+    std::memset(copies_, 0, size_t(width_) * sizeof(F));
   }
 
-  // Attention of token t over its entries [begin, end).
-  void attend(int64_t t, const Sight<T>& sight, int64_t begin, int64_t end, const Partial& to) {
+  // Attention of token t over its entries [begin, end): instead of what `to` holds, or joined to it.
+  void attend(int64_t t, const Sight<T>& sight, int64_t begin, int64_t end, const Partial& to, bool joined) {
     if (t != token_) pack_transposed(call_.q + t * call_.heads * call_.size, call_.heads, call_.size, queries_);
     token_ = t;
     const int64_t n = end - begin, padded = whole(n, block);
     sight.find(begin, end, found_);
-    for (int64_t s = 0; s < padded; s += block) {
-      read(found_ + s, std::min(block, n - s));
-      product(keys_, width_, block, queries_, rows_, width_, scores_ + s * rows_, rows_);
-      pack_rows(keys_, block, width_, values_, padded, s);
+    for (int64_t i = 0; i < padded; ++i) entries_[i] = entry(i, n);
+    for (int64_t s = 0; s < padded; s += block)
+      product(keys(s), width_, block, queries_, rows_, width_, scores_ + s * rows_, rows_);
+    const Partial part(sums_, rows_, 32), &own = joined ? part : to;
+    for (int64_t h = 0; h < rows_; h += Vec::lanes) weigh(h, n, padded, own);
+    if (joined) join(to, own, rows_);
+    for (int64_t j = 0; j < width_; j += 32) {
+      pack_values(entries_, padded, j, panels_);
+      product(weights_, padded, rows_, panels_, 32, padded, joined ? sums_ : to.o + j, joined ? 32 : width_);
+      if (joined) blend(to.o + j, width_, sums_, 32, rows_, 32, own);
     }
-    for (int64_t h = 0; h < rows_; h += Vec::lanes) weigh(h, n, padded, to);
-    for (int64_t j = 0; j < width_; j += 32)
-      product(weights_, padded, rows_, values_ + j * padded, 32, padded, to.o + j, width_);
   }
 
  private:
-  void read(const T* const* from, int64_t n) {
-    for (int64_t i = 0; i < block; ++i) {
-      const T* row = i < n ? from[i] : nullptr;
-      if (i < n && row == nullptr) outside_ = true;
-      copy_row(row, row ? call_.size : 0, keys_ + i * width_, width_);
+  // Whether a row of the cache is one of factors.
+  bool as_they_lie() const { return std::is_same_v<T, F> && call_.size == width_; }
+
+  // Row i of n as factors. The first of the copies is 0, which stands for what is not there.
+  const F* entry(int64_t i, int64_t n) {
+    if (i >= n) return copies_;
+    if (found_[i] == nullptr) {
+      outside_ = true;
+      return copies_;
     }
+    if constexpr (std::is_same_v<T, F>)
+      if (as_they_lie()) return found_[i];
+    F* copy = copies_ + (i + 1) * width_;
+    copy_row(found_[i], call_.size, copy, width_);
+    return copy;
+  }
+
+  // A block of entries, one behind the other.
+  const F* keys(int64_t s) {
+    bool together = true;
+    for (int64_t i = 1; i < block; ++i) together &= entries_[s + i] == entries_[s] + i * width_;
+    for (int64_t i = s; i < s + block; ++i) {
+      if (!together) std::memcpy(keys_ + (i - s) * width_, entries_[i], size_t(width_) * sizeof(F));
+    }
+    return together ? entries_[s] : keys_;
   }
 
   // From the scores of `lanes` heads to weights.
@@ -72,7 +94,7 @@ class Worker {
     const Vec scale = splat(call_.scale * 1.44269504f);
     Vec peak = splat(-__builtin_inff()), total = zero();
     for (int64_t s = 0; s < n; ++s) peak = most(peak, load(scores_ + s * rows_ + h) * scale);
-    const Vec shift = most(splat(-3e38f), peak);  // where all scores are -inf
+    const Vec shift = finite(peak);
     for (int64_t s = 0; s < padded; s += Vec::lanes) {
       Vec weights[Vec::lanes];
       for (int64_t i = 0; i < Vec::lanes; ++i) {
@@ -89,9 +111,10 @@ class Worker {
   const Call<T>& call_;
   std::atomic<bool>& outside_;
   int64_t rows_, width_, token_ = -1;
-  F *queries_, *keys_, *values_, *weights_;
-  float* scores_;
+  F *queries_, *keys_, *copies_, *panels_, *weights_;
+  float *scores_, *sums_;
   const T** found_;
+  const F** entries_;
 };
 
 }  // namespace

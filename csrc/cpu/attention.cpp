@@ -11,27 +11,8 @@ namespace {
 
 constexpr float infinity = __builtin_inff();
 
-struct Sums;
+struct All;
 struct Shared;
-
-// Adds what another part has. Peaks are -inf where all scores are.
-void merge(const Partial& into, const Partial& from, int64_t rows, int64_t width) {
-  for (int64_t h = 0; h < rows; h += Vec::lanes) {
-    const Vec mine = load(into.peak + h), theirs = load(from.peak + h), peak = most(mine, theirs);
-    const Vec shift = most(splat(-3e38f), peak), keep = exp2(mine - shift), add = exp2(theirs - shift);
-    store(into.total + h, load(into.total + h) * keep + load(from.total + h) * add);
-    store(into.peak + h, peak);
-    float kept[Vec::lanes], added[Vec::lanes];
-    store(kept, keep);
-    store(added, add);
-    for (int i = 0; i < Vec::lanes; ++i) {
-      float* o = into.o + (h + i) * width;
-      const float* more = from.o + (h + i) * width;
-      const Vec a = splat(kept[i]), b = splat(added[i]);
-      for (int64_t d = 0; d < width; d += Vec::lanes) store(o + d, load(o + d) * a + load(more + d) * b);
-    }
-  }
-}
 
 // Divides by the sum of weights, the sink's with it.
 template <class T>
@@ -61,17 +42,13 @@ void by_tokens(const Call<T>& call, int64_t tokens, std::atomic<bool>& outside) 
   parallel(tokens, 1, [&](int64_t begin, int64_t end) {
     const Tiles tiles;
     Worker<T> worker(call, outside);
-    const int64_t rows = call.rows(), width = call.width(), floats = Partial::floats(rows, width);
-    float* memory = Scratch<Sums>::get<float>(2 * floats);
-    const Partial all(memory, rows, width), one(memory + floats, rows, width);
+    const int64_t rows = call.rows(), width = call.width();
+    const Partial all(Scratch<All>::get<float>(Partial::floats(rows, width)), rows, width);
     for (int64_t t = begin; t < end; ++t) {
       const Sight<T> sight(call, t);
       const Parts parts(sight.count());
       if (!parts.count()) nothing(call, t);
-      for (int64_t p = 0; p < parts.count(); ++p) {
-        worker.attend(t, sight, parts.begin(p), parts.end(p), p ? one : all);
-        if (p) merge(all, one, rows, width);
-      }
+      for (int64_t p = 0; p < parts.count(); ++p) worker.attend(t, sight, parts.begin(p), parts.end(p), all, p > 0);
       if (parts.count()) finish(call, t, all);
     }
   });
@@ -92,13 +69,18 @@ void by_parts(const Call<T>& call, int64_t tokens, std::atomic<bool>& outside) {
       const int64_t t = unit / most, p = unit % most;
       const Sight<T> sight(call, t);
       const Parts parts(sight.count());
-      if (p < parts.count()) worker.attend(t, sight, parts.begin(p), parts.end(p), partial(t, p));
+      if (p < parts.count()) worker.attend(t, sight, parts.begin(p), parts.end(p), partial(t, p), false);
     }
   });
   for (int64_t t = 0; t < tokens; ++t) {
     const Parts parts(Sight<T>(call, t).count());
-    for (int64_t p = 1; p < parts.count(); ++p) merge(partial(t, 0), partial(t, p), rows, width);
-    parts.count() ? finish(call, t, partial(t, 0)) : nothing(call, t);
+    const Partial all = partial(t, 0);
+    for (int64_t p = 1; p < parts.count(); ++p) {
+      const Partial part = partial(t, p);
+      join(all, part, rows);
+      blend(all.o, width, part.o, width, rows, width, part);
+    }
+    parts.count() ? finish(call, t, all) : nothing(call, t);
   }
 }
 

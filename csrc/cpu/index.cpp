@@ -11,8 +11,8 @@
 namespace deepport::DEEPPORT_LEVEL {
 namespace {
 
-constexpr int64_t block = 64;         // entries that are scored at once
-constexpr int64_t most_tokens = 8;    // that share the reading of a block
+constexpr int64_t block = 32;           // entries that are scored at once
+constexpr int64_t most_tokens = 8;      // that share the reading of a block
 constexpr int64_t least_entries = 512;  // worth a part of their own
 
 struct Queries;

@@ -53,23 +53,21 @@ void pack_transposed(const T* x, int64_t n, int64_t k, F* panels) {
   pack_columns([&](int64_t i) { return x + i * k; }, n, k, panels);
 }
 
-// `rows` rows of b, from its row `at`, into panels of k rows; x [rows, n] is whole.
-inline void pack_rows(const float* x, int64_t rows, int64_t n, float* panels, int64_t k, int64_t at) {
-  for (int64_t i = 0; i < rows; ++i)
-    for (int64_t j = 0; j < n; j += Vec::lanes)
-      store(panels + (j / panel_columns * k + at + i) * panel_columns + j % panel_columns, load(x + i * n + j));
+// 32 columns of b in panels, of b's k rows, from `column` on.
+inline void pack_values(const float* const* rows, int64_t k, int64_t column, float* panels) {
+  for (int64_t i = 0; i < k; ++i)
+    for (int64_t j = 0; j < 32; j += Vec::lanes)
+      store(panels + (j / panel_columns * k + i) * panel_columns + j % panel_columns, load(rows[i] + column + j));
 }
 
-inline void pack_rows(const bfloat16* x, int64_t rows, int64_t n, bfloat16* panels, int64_t k, int64_t at) {
-  const auto place = [&](int64_t i, int64_t j) {
-    return panels + (j / panel_columns * k + at + i) * panel_columns + j % panel_columns * 2;
-  };
-  for (int64_t i = 0; i < rows; i += 2)
-    for (int64_t j = 0; j < n; j += Pairs::lanes) {
+inline void pack_values(const bfloat16* const* rows, int64_t k, int64_t column, bfloat16* panels) {
+  for (int64_t i = 0; i < k; i += 2)
+    for (int64_t j = 0; j < 32; j += Pairs::lanes) {
+      const auto place = [&](int64_t c) { return panels + (c / panel_columns * k + i) * panel_columns + c % panel_columns * 2; };
       Pairs low, high;
-      interleave(load_pairs(x + i * n + j), load_pairs(x + (i + 1) * n + j), low, high);
-      store_pairs(place(i, j), low);
-      store_pairs(place(i, j + Vec::lanes), high);
+      interleave(load_pairs(rows[i] + column + j), load_pairs(rows[i + 1] + column + j), low, high);
+      store_pairs(place(j), low);
+      store_pairs(place(j + Vec::lanes), high);
     }
 }
 
