@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from deepport.kernel import Kernel, Signature, Support, no
-from deepport_cpu.native import call, dense, dtypes, in_place
+from deepport_cpu.native import call, dense, dtypes, in_place, shapes
 
 
 def write_pages_(pages: Tensor, table: Tensor, values: Tensor, positions: Tensor, cu_seqlens: Tensor) -> None:
@@ -25,7 +25,9 @@ def _write(signature: Signature) -> Support:
     pages, values = signature["pages"].dtype, signature["values"].dtype
     if pages != values:
         return no("dtype", f"pages are {pages} and values {values}; the kernel copies")
-    return dtypes(signature, table=torch.int32, positions=torch.int64, cu_seqlens=torch.int32)
+    return dtypes(signature, table=torch.int32, positions=torch.int64, cu_seqlens=torch.int32) and shapes(
+        signature, pages="P page D", table="B M", values="T D", positions="T", cu_seqlens="B+1"
+    )
 
 
 def _write_in_place(signature: Signature) -> Support:

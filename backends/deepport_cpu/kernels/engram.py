@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from deepport.kernel import Kernel, Signature, Support, no
-from deepport_cpu.native import call, dense, dtypes, floats, in_place, like
+from deepport_cpu.native import call, dense, dtypes, floats, in_place, like, shapes
 
 _ZERO = {"half": 0, "copysign": 1, "positive": 2}
 
@@ -24,8 +24,19 @@ def engram_hash(
 
 def _hash(signature: Signature) -> Support:
     whole = ("ids", "history", "multipliers", "moduli", "offsets")
-    return dtypes(signature, **dict.fromkeys(whole, torch.int64)) and dtypes(
-        signature, cu_seqlens=torch.int32, dead=torch.bool
+    return (
+        dtypes(signature, **dict.fromkeys(whole, torch.int64))
+        and dtypes(signature, cu_seqlens=torch.int32, dead=torch.bool)
+        and shapes(
+            signature,
+            ids="T",
+            dead="T",
+            moduli="L N H",
+            offsets="L N H",
+            multipliers="L N+1",
+            history="B N",
+            cu_seqlens="B+1",
+        )
     )
 
 
@@ -41,7 +52,11 @@ def engram_gate(
 def _gate(signature: Signature) -> Support:
     if signature["zero"] not in _ZERO:
         return no("attribute", "the reference refuses such a call")
-    return floats(signature, "hidden", "key", "value") and dtypes(signature, w_h=torch.float32, w_k=torch.float32)
+    return (
+        floats(signature, "hidden", "key", "value")
+        and dtypes(signature, w_h=torch.float32, w_k=torch.float32)
+        and shapes(signature, hidden="T n C", key="T n C", value="T C", w_h="n C", w_k="n C")
+    )
 
 
 def engram_conv_(
@@ -70,6 +85,15 @@ def _conv(signature: Signature) -> Support:
         floats(signature, "gated")
         and dtypes(signature, **dict.fromkeys(kept, torch.float32))
         and dtypes(signature, slots=torch.int32, cu_seqlens=torch.int32)
+        and shapes(
+            signature,
+            gated="T n C",
+            w_norm="n C",
+            w_conv="n*C K",
+            state="S (K-1)*dilation n*C",
+            slots="B",
+            cu_seqlens="B+1",
+        )
     )
 
 

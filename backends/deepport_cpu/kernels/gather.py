@@ -5,7 +5,7 @@ from torch import Tensor
 
 from deepport import formats
 from deepport.kernel import Kernel, Signature, Support, no
-from deepport_cpu.native import FLOATS, call, dense, dtypes
+from deepport_cpu.native import FLOATS, call, dense, dtypes, shapes
 from deepport_cpu.numbers import numbers, stored
 
 
@@ -29,7 +29,7 @@ def _gather(signature: Signature) -> Support:
         return no("dtype", f"rows are wanted in {signature['dtype']}; the kernel makes float32 and bfloat16")
     if not rows.contiguous or not (scale is None or scale.contiguous):
         return no("layout", "the table is not contiguous")
-    if answer := stored(rows, scale, format):
+    if answer := stored(rows, scale, format) and shapes(signature, rows="R D"):
         one_row = format == formats.PLAIN or formats.parse(format).rows == 1
         return (
             dtypes(signature, ids=torch.int64) if one_row else no("format", f"a block of {format} spans several rows")

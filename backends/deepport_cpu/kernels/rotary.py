@@ -3,20 +3,24 @@
 import torch
 from torch import Tensor
 
-from deepport.kernel import Kernel, Signature, Support
-from deepport_cpu.native import call, dense, dtypes, floats, like
+from deepport.kernel import Kernel, Signature, Support, no
+from deepport_cpu.native import call, dense, dtypes, floats, like, shapes
 
 
 def rotary(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool = False) -> Tensor:
     y = like(x)
     tokens, pairs = cos.shape
-    heads = x.shape[1] if x.dim() == 3 else 1
+    heads = x.shape[1:-1].numel()
     call.rotary(dense(x), dense(cos), dense(sin), y, x.dtype, tokens, heads, x.shape[-1], pairs, inverse)
     return y
 
 
 def _rotary(signature: Signature) -> Support:
-    return floats(signature, "x") and dtypes(signature, cos=torch.float32, sin=torch.float32)
+    known = floats(signature, "x") and dtypes(signature, cos=torch.float32, sin=torch.float32)
+    if known := known and shapes(signature, x="T ... D", cos="T R", sin="T R"):
+        channels, pairs = signature["x"].shape[-1], signature["cos"].shape[-1]
+        return known if 2 * pairs <= channels else no("shape", f"{channels} channels are not {pairs} pairs")
+    return known
 
 
 KERNELS = (Kernel("rotary", "native", rotary, _rotary),)
