@@ -5,16 +5,21 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from commands import Deepport, Ended
 from distributions import forget_backends, forget_modules, write_distribution
+
+if TYPE_CHECKING:
+    from deepport.kernel import Kernel
 
 # With pytest-xdist the processes share the cores, and spinning threads would only wait. Nothing above imports torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 
 Distribution = Callable[..., Path]
+Kernels = Callable[..., None]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -58,6 +63,17 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         return Ended(int(ended.value.code or 0), captured.out, captured.err)
 
     return call
+
+
+@pytest.fixture
+def cpu_kernels(monkeypatch: pytest.MonkeyPatch) -> Kernels:
+    """`cpu_kernels(*kernels)`: until the test ends, these are the CPU's kernels in this process, and no others."""
+    from deepport import backend
+
+    def use(*kernels: "Kernel") -> None:
+        monkeypatch.setattr(backend.start("cpu"), "kernels", backend.accepted("cpu", kernels))
+
+    return use
 
 
 @pytest.fixture

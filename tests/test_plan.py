@@ -1,11 +1,13 @@
 """Plans: what would serve a model, from shapes alone; they agree with what a run then records."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from commands import Deepport
+from gemm import GEMMS, WIDE
 
 import deepport
 from deepport.command.plan import Plan, make_plan, sites
@@ -15,6 +17,7 @@ from deepport_model.checkpoint import save_weights
 from deepport_model.loading import shaped
 from deepport_model.presets import PRESETS
 
+Kernels = Callable[..., None]
 Counts = dict[tuple[str, str, str], tuple[int, float, float]]
 
 
@@ -44,7 +47,8 @@ def test_a_plan_is_what_a_run_records(checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize("preset", ["v4-flash", "v4-pro", "mini-engram"])
-def test_presets_are_planned_without_weights(preset: str) -> None:
+def test_presets_are_planned_without_weights(preset: str, cpu_kernels: Kernels) -> None:
+    cpu_kernels(*GEMMS)
     config = PRESETS[preset]
     plan = make_plan(preset, "bfloat16", "cpu", Policy(), tokens=512)
     selecting = sum(config.overlaps(i) for i in range(config.num_hidden_layers))
@@ -53,14 +57,15 @@ def test_presets_are_planned_without_weights(preset: str) -> None:
         assert calls(record, "index_topk") == selecting
         assert calls(record, "engram_gate") == (len(config.engram.layer_ids) if config.engram else 0)
     projection = row(plan, "layers.3.attn.wq_a")
-    assert (projection.operator, projection.implementation, projection.calls) == ("linear", "cpu/onednn", 1)
+    assert (projection.operator, projection.implementation, projection.calls) == ("linear", "cpu/gemm", 1)
     assert projection.flops == 2 * 512 * config.hidden_size * config.q_lora_rank
-    assert row(plan, "").operator in {"mhc_head", "engram_hash", "engram_gather"}
+    assert row(plan, "").operator in {"mhc_head", "engram_hash", "engram_gather", "rotary_angles"}
     gate = row(plan, "layers.3.ffn.gate")
-    assert gate.refusals == (("cpu/onednn", "dtype: x is torch.float32; only bfloat16 gains over the reference"),)
+    assert gate.refusals == (("cpu/gemm", WIDE),)
 
 
-def test_a_plan_refuses_nothing(checkpoint: Path) -> None:
+def test_a_plan_refuses_nothing(checkpoint: Path, cpu_kernels: Kernels) -> None:
+    cpu_kernels(*GEMMS)
     plan = make_plan(str(checkpoint), None, "cpu", Policy("error"), tokens=8)
     assert "sparse_attention" in plan.prefill.references
     host = make_plan(str(checkpoint), None, "cpu", Policy("host", frozenset(("rotary",)), 1), tokens=8)
@@ -84,13 +89,14 @@ def test_shaped_is_loaded_without_data(checkpoint: Path, tmp_path: Path, dtype: 
     assert all(t.is_meta for t in (*found.parameters(), *found.buffers()))
 
 
-def test_the_command_folds_layers_that_agree(command: Deepport) -> None:
+def test_the_command_folds_layers_that_agree(command: Deepport, cpu_kernels: Kernels) -> None:
+    cpu_kernels(*GEMMS)
     ended = command("plan", "--device", "cpu", "--model", "mini", "--dtype", "bfloat16", "--explain")
     assert (ended.code, ended.err) == (0, "")
     lines = [line.split() for line in ended.out.splitlines()]
     assert lines[0][:3] == ["mini", "on", "cpu:0"] and lines[0][3].startswith("(")  # the device, by its own name
     assert ["layers.2-6/2.attn", "sparse_attention", "reference", "1"] in [line[:4] for line in lines]
-    assert ["layers.0-7.attn.wo_a", "block_linear", "cpu/onednn", "1"] in [line[:4] for line in lines]
+    assert ["layers.0-7.attn.wo_a", "block_linear", "cpu/gemm", "1"] in [line[:4] for line in lines]
     assert ["model", "mhc_head", "reference", "1"] in [line[:4] for line in lines]
     assert sum(line[:2] == ["plan:", "prefill"] for line in lines) == 1
     short = command("plan", "--device", "cpu", "--model", "mini", "--dtype", "bfloat16").out

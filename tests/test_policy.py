@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from faults import HONEST, acme
+from gemm import GEMMS, NARROW
 from torch import Tensor
 
 from deepport import backend, ops
@@ -21,6 +23,12 @@ from deepport.runtime import HostRuntime
 from deepport.server import current_server
 
 BFLOAT16 = torch.bfloat16
+
+
+@pytest.fixture(autouse=True)
+def gemms(cpu_kernels: Callable[..., None]) -> None:
+    """Who serves here does not depend on the kernels that the CPU has."""
+    cpu_kernels(*GEMMS)
 
 
 def first_case(operator: Operator[..., Any], label: str = "") -> dict[str, Any]:
@@ -61,13 +69,12 @@ def test_a_kernel_serves_what_it_takes_and_the_reference_the_rest() -> None:
         ops.rms_norm(torch.ones(2, 4), None, 1e-6)
     assert session.record is not None
     assert served(session.record) == [
-        ("linear", "cpu/onednn", 1),
+        ("linear", "cpu/gemm", 1),
         ("linear", "reference", 2),
         ("rms_norm", "reference", 1),
     ]
     assert session.record.references == ["linear", "rms_norm"]
-    reason = "dtype: x is torch.float32; only bfloat16 gains over the reference"
-    assert [r.refusals for r in session.record.rows] == [(), (("cpu/onednn", reason),), ()]
+    assert [r.refusals for r in session.record.rows] == [(), (("cpu/gemm", NARROW),), ()]
 
 
 def test_without_a_backend_the_device_serves_by_references(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,9 +103,7 @@ def test_error_refuses_a_reference_and_says_who_refused() -> None:
         assert linear(BFLOAT16).shape == (2, 3)
         with pytest.raises(Unsupported) as caught:
             linear()
-        assert str(caught.value) == (
-            "linear: cpu: cpu/onednn refuses (dtype: x is torch.float32; only bfloat16 gains over the reference)"
-        )
+        assert str(caught.value) == f"linear: cpu: cpu/gemm refuses ({NARROW})"
         with pytest.raises(Unsupported) as caught:
             ops.rms_norm(torch.ones(2, 4), None, 1e-6)
         assert str(caught.value) == "rms_norm: cpu: no kernel is declared"
@@ -146,7 +151,7 @@ def test_host_computes_the_listed_operators_within_the_budget() -> None:
     assert session.host_calls == 3
     assert [(o, i) for o, i, _ in served(record)] == [
         ("linear", "reference on host"),
-        ("linear", "cpu/onednn"),
+        ("linear", "cpu/gemm"),
         ("rms_norm", "reference"),
     ]
     assert record.references == ["linear", "rms_norm"]
@@ -288,7 +293,7 @@ def test_a_composed_kernel_calls_operators_that_are_recorded_too() -> None:
     assert served(record) == [
         ("moe_experts", "cpu/composed", 1),
         ("moe_dispatch", "reference", 1),
-        ("grouped_linear", "cpu/onednn", 2),
+        ("grouped_linear", "cpu/gemm", 2),
         ("swiglu", "reference", 1),
         ("moe_combine", "reference", 1),
     ]
@@ -399,10 +404,9 @@ def test_planning_on_meta_records_who_would_serve_and_runs_nothing(monkeypatch: 
         pages, table, values, positions, cu = (torch.empty(s, device="meta") for s in ((2, 4, 8), (1, 2), (3, 8), 3, 2))
         ops.write_pages_(pages, table, values, positions, cu)
     assert y.shape == (2, 3) and y.is_meta
-    reason = "dtype: x is torch.float32; only bfloat16 gains over the reference"
     assert record.rows == [
-        Row("linear", "cpu/onednn", calls=1, flops=48.0, bytes=52.0),
-        Row("linear", "reference", calls=1, flops=48.0, bytes=104.0, refusals=(("cpu/onednn", reason),)),
+        Row("linear", "cpu/gemm", calls=1, flops=48.0, bytes=52.0),
+        Row("linear", "reference", calls=1, flops=48.0, bytes=104.0, refusals=(("cpu/gemm", NARROW),)),
         Row("rms_norm", "reference", calls=1, flops=record.rows[2].flops, bytes=record.rows[2].bytes),
         Row("write_pages_", "reference", calls=1, flops=0.0, bytes=record.rows[3].bytes),
     ]
@@ -425,16 +429,11 @@ def test_planning_a_composed_kernel_does_not_look_inside() -> None:
 
 def test_a_named_backend_serves_whatever_the_device(install: Callable[..., Path]) -> None:
     """A simulation of an accelerator, asked to plan for tensors without data."""
-    install(
-        "acme",
-        "from deepport_cpu import CpuBackend\n"
-        "class Acme(CpuBackend):\n    name, device_type, simulates = 'acme', 'cpu', 'cuda'\n"
-        "backend = Acme()\n",
-    )
+    install("acme", acme(HONEST["linear"]))
     with Session(backend="acme", record=(record := Record())):
         linear(BFLOAT16)
         linear(BFLOAT16, "meta")
-    assert served(record) == [("linear", "acme/onednn", 2)]
+    assert served(record) == [("linear", "acme/fast", 2)]
 
 
 def test_threads_record_into_one_record() -> None:

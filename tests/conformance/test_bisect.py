@@ -202,7 +202,10 @@ def test_the_command_names_the_guilty(
     assert ended.err == ""
 
 
-def test_the_command_acquits(command: Deepport, install: Distribution, checkpoint: Path) -> None:
+def test_the_command_acquits(
+    command: Deepport, install: Distribution, checkpoint: Path, cpu_kernels: Callable[..., None]
+) -> None:
+    cpu_kernels()
     install("acme", acme(*HONEST.values()))
     ended = command("bisect", "--device", "acme", "--model", checkpoint, "--prompt-ids", "1,2,3", "--max-tokens", 2)
     assert ended.code == 0, ended.err

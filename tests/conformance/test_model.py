@@ -57,7 +57,8 @@ def test_every_operator_of_the_model_is_run() -> None:
 
 
 @pytest.mark.parametrize("label", ["tiny-v4/float32", "tiny-v4-engram/float32/gradients"])
-def test_references_on_the_cpu_are_not_judged_by_themselves(label: str) -> None:
+def test_references_on_the_cpu_are_not_judged_by_themselves(label: str, cpu_kernels: Callable[..., None]) -> None:
+    cpu_kernels()
     gates = judged(label, "cpu")
     assert {g.status for g in gates} == {"not applicable"}
     assert all(g.bound is None and g.value is not None for g in gates)
