@@ -12,9 +12,9 @@ namespace deepport::DEEPPORT_LEVEL {
 namespace {
 
 // Where each token's row begins, in `places`; false where one has no place.
-bool addresses(const Ragged& batch, const Paged<char>& cache, int64_t tokens, const char** places) {
+bool addresses(const Ragged& batch, const Paged<char>& cache, const char** places) {
   for (int64_t b = 0; b < batch.sequences; ++b)
-    for (int64_t t = batch.cu_seqlens[b]; t < batch.cu_seqlens[b + 1] && t < tokens; ++t)
+    for (int64_t t = batch.cu_seqlens[b]; t < batch.cu_seqlens[b + 1]; ++t)
       if (!(places[t] = cache.row(b, batch.positions[t]))) return false;
   return true;
 }
@@ -26,12 +26,13 @@ void write_pages(void* pages, const int32_t* table, const void* values, const in
   struct Tag;
   char* const first = static_cast<char*>(pages);
   const Ragged batch{positions, cu_seqlens, sequences};
+  batch.check(tokens);
   const char** places = Scratch<Tag>::template get<const char*>(tokens);
-  if (!addresses(batch, {first, table, count, page, columns, row_bytes}, tokens, places))
+  if (!addresses(batch, {first, table, count, page, columns, row_bytes}, places))
     throw std::out_of_range("write_pages: a position lies outside the table, which holds " + std::to_string(columns * page) +
                             " entries, or its page is none of the " + std::to_string(count));
   const char* from = static_cast<const char*>(values);
-  parallel(batch.rows() < tokens ? batch.rows() : tokens, 1 + 65536 / (row_bytes + 1), [&](int64_t begin, int64_t end) {
+  parallel(batch.rows(), 1 + 65536 / (row_bytes + 1), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) std::memcpy(first + (places[t] - first), from + t * row_bytes, size_t(row_bytes));
   });
 }

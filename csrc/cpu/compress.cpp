@@ -125,7 +125,7 @@ void compress_all(const Compression<T>& by, T* entries, int64_t* ids, int32_t* c
   cu_entries[0] = 0;
   for (int64_t b = 0; b < sequences; ++b) cu_entries[b + 1] = cu_entries[b] + int32_t(by.sequence(b).complete(by.ratio));
   const Ragged found{nullptr, cu_entries, sequences};
-  parallel(found.rows(), 1 + 8192 / (by.ratio * by.channels), [&](int64_t begin, int64_t end) {
+  parallel(found.rows(), 1 + 8192 / (by.ratio * by.channels + 1), [&](int64_t begin, int64_t end) {
     for (int64_t e = begin; e < end; ++e) {
       const int64_t b = found.sequence_of(e), w = e - cu_entries[b];
       const Sequence of = by.sequence(b);
@@ -135,7 +135,7 @@ void compress_all(const Compression<T>& by, T* entries, int64_t* ids, int32_t* c
   });
   std::fill(ids + found.rows(), ids + most_entries, -1);
   std::memset(static_cast<void*>(entries + found.rows() * width), 0, size_t((most_entries - found.rows()) * width) * sizeof(T));
-  parallel(sequences, 1 + 32768 / (by.ratio * by.channels), [&](int64_t begin, int64_t end) {
+  parallel(sequences, 1 + 32768 / (by.ratio * by.channels + 1), [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) carry(by, by.sequence(b));
   });
 }
@@ -152,6 +152,7 @@ void compress_kv(const void* kv, const void* gate, const float* bias, float* sta
     using T = decltype(element);
     const Compression<T> by{static_cast<const T*>(kv), static_cast<const T*>(gate), bias, state, slots,
                             {positions, cu_seqlens, sequences}, tokens, channels, ratio, overlap};
+    by.batch.check(tokens);
     compress_all(by, static_cast<T*>(entries), ids, cu_entries);
   });
 }

@@ -169,6 +169,7 @@ void engram_hash(const int64_t* ids, const int64_t* history, const int32_t* cu_s
   const int64_t width = orders * heads;
   if (std::count(moduli, moduli + layers * width, 0)) throw std::runtime_error("engram_hash: a modulus is 0");
   const Text text{ids, history, dead, {nullptr, cu_seqlens, sequences}, orders, pad, boundary};
+  text.batch.check(tokens);
   parallel(text.batch.rows(), 1 + 4096 / (layers * width + 1), [&](int64_t begin, int64_t end) {
     struct Tag;
     int64_t* seen = Scratch<Tag>::template get<int64_t>(orders + 1);
@@ -216,6 +217,7 @@ void engram_conv(const void* gated, const float* w_norm, const float* w_conv, fl
     using T = decltype(element);
     const Convolution<T> by{static_cast<const T*>(gated), w_norm, w_conv, nullptr, state, slots, {nullptr, cu_seqlens, sequences},
                             static_cast<T*>(out), n, width, taps, dilation};
+    by.batch.check(tokens);
     convolve_all(by, tokens, eps);
   });
 }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <stdexcept>
 
 #include "types.h"
 
@@ -16,6 +17,12 @@ struct Ragged {
 
   // Rows from here on are padding.
   int64_t rows() const { return cu_seqlens[sequences]; }
+
+  // Throws std::out_of_range unless sequences follow one another from row 0 on, within so many rows.
+  void check(int64_t tokens) const {
+    if (cu_seqlens[0] != 0 || cu_seqlens[sequences] > tokens || !std::is_sorted(cu_seqlens, cu_seqlens + sequences + 1))
+      throw std::out_of_range("cu_seqlens does not begin at 0, descends, or goes beyond the rows that there are");
+  }
 
   int64_t sequence_of(int64_t row) const {
     return std::upper_bound(cu_seqlens + 1, cu_seqlens + sequences + 1, row) - (cu_seqlens + 1);

@@ -189,7 +189,13 @@ def rotary_angles_arguments(g: Generator, tokens: int, pairs: int, ratio: int, d
 
 
 def _rotary_angles_cases() -> Iterator[Case]:
-    for tokens, pairs, ratio, depth in ((0, 4, 1, 8), (1, 1, 1, 4096), (7, 32, 4, 1 << 18), (3, 33, 128, 1 << 13)):
+    for tokens, pairs, ratio, depth in (
+        (0, 4, 1, 8),
+        (1, 1, 1, 4096),
+        (7, 32, 4, 1 << 18),
+        (3, 33, 128, 1 << 13),
+        (16, 32, 1, 1 << 20),
+    ):
         yield case(rotary_angles_arguments, tokens=tokens, pairs=pairs, ratio=ratio, depth=depth)
 
 

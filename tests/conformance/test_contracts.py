@@ -62,6 +62,7 @@ MASKED = {
     "quantize": (),
     "rms_norm": (),
     "rotary": (),
+    "rotary_angles": (),
     "swiglu": (),
     "compress_kv": ("gate", "kv", "position_bias", "positions", "state"),
     "compress_kv_": ("gate", "kv", "position_bias", "positions", "state"),
@@ -125,7 +126,13 @@ def test_references_compute_rows_by_themselves(name: str) -> None:
 
 
 def test_every_operator_with_rows_is_tested_for_them() -> None:
-    assert {n for n, c in CONTRACTS.items() if c.rows} == {"rms_norm", "rotary", "engram_gather", "moe_combine"}
+    assert {n for n, c in CONTRACTS.items() if c.rows} == {
+        "rms_norm",
+        "rotary",
+        "rotary_angles",
+        "engram_gather",
+        "moe_combine",
+    }
 
 
 def test_a_sequence_without_tokens_keeps_its_state() -> None:

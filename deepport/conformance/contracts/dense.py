@@ -8,4 +8,5 @@ CONTRACTS = {
     "block_linear": Contract(),
     "rms_norm": Contract(rows=("x",)),
     "rotary": Contract(rows=("x", "cos", "sin")),
+    "rotary_angles": Contract(rows=("positions",)),
 }

@@ -137,6 +137,11 @@ _CHANGES: dict[str, dict[str, Changes]] = {
     },
     "rms_norm": {"huge": _times(1e17, "x"), "tiny": _times(1e-25, "x"), "all zero": _fill(0.0, "x")},
     "rotary": {"huge": _times(1e36, "x"), "tiny": _times(1e-30, "x")},
+    "rotary_angles": {
+        "no positions": _fill(-1, "positions"),
+        "a million tokens": _fill(1 << 20, "positions"),
+        "no turning": _fill(0.0, "frequencies"),
+    },
     "route": {
         "huge": _times(1e4, "logits"),
         "tiny": _times(1e-20, "logits"),
