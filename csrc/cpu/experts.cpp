@@ -4,6 +4,7 @@
 #include "fours.h"
 #include "groups.h"
 #include "order.h"
+#include "paged.h"
 #include "scratch.h"
 #include "weights.h"
 
@@ -175,6 +176,7 @@ void with_factors(Type type, const Format& format, F&& f) {
 
 void grouped_linear(const void* x, const void* w, const void* scale, Format format, const int32_t* offsets, void* y, Type type,
                     int64_t count, int64_t experts, int64_t rows, int64_t columns) {
+  Ragged{nullptr, offsets, experts}.check(count);
   const Weights weights{w, scale, format, rows, columns};
   with_factors(type, format, [&](auto element, auto factor) {
     using T = decltype(element);

@@ -21,7 +21,7 @@ struct Ragged {
   // Throws std::out_of_range unless sequences follow one another from row 0 on, within so many rows.
   void check(int64_t tokens) const {
     if (cu_seqlens[0] != 0 || cu_seqlens[sequences] > tokens || !std::is_sorted(cu_seqlens, cu_seqlens + sequences + 1))
-      throw std::out_of_range("cu_seqlens does not begin at 0, descends, or goes beyond the rows that there are");
+      throw std::out_of_range("first rows (cu_seqlens, offsets) do not begin at 0, descend, or go beyond the rows that there are");
   }
 
   int64_t sequence_of(int64_t row) const {

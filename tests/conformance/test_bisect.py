@@ -202,15 +202,13 @@ def test_the_command_names_the_guilty(
     assert ended.err == ""
 
 
-def test_the_command_acquits(
-    command: Deepport, install: Distribution, checkpoint: Path, cpu_kernels: Callable[..., None]
-) -> None:
-    cpu_kernels()
+def test_the_command_acquits(command: Deepport, install: Distribution, checkpoint: Path) -> None:
     install("acme", acme(*HONEST.values()))
     ended = command("bisect", "--device", "acme", "--model", checkpoint, "--prompt-ids", "1,2,3", "--max-tokens", 2)
     assert ended.code == 0, ended.err
     assert ended.out.splitlines()[-1] == "The logits of 3 kernels are as right as the references'."
-    ended = command("bisect", "--device", "cpu", "--model", checkpoint, "--dtype", "float32", "--prompt", "the words")
+    install("bare", acme().replace('"acme"', '"bare"', 1), module="deepport_bare")
+    ended = command("bisect", "--device", "bare", "--model", checkpoint, "--dtype", "float32", "--prompt", "the words")
     assert ended.code == 0, ended.err
     assert ended.out.splitlines()[-1].startswith("No kernel served")
 
