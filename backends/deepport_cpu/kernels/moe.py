@@ -68,7 +68,7 @@ def _moe_combine(signature: Signature) -> Support:
         floats(signature, "y")
         and dtypes(signature, weights=torch.float32)
         and dtypes(signature, inverse=torch.int32, ids=torch.int32)
-        and shapes(signature, weights="T k", y="T*k C", inverse="T k", ids="T k")
+        and shapes(signature, weights="T k", y="R C", inverse="T k", ids="T k")
     )
 
 
