@@ -47,6 +47,7 @@ FEATURES: dict[str, Callable[[Features], Features]] = {
     "block_linear": lambda a: shape(a, groups=("w", 0), outputs=("w", 1), inputs=("x", -1)),
     "rms_norm": lambda a: {"shape": tuple(a["x"].shape[1:]), "weighted": a["weight"] is not None, "eps": a["eps"]},
     "rotary": lambda a: {"shape": tuple(a["x"].shape[1:]), "pairs": a["cos"].shape[-1], "inverse": a["inverse"]},
+    "rotary_angles": lambda a: shape(a, pairs=("frequencies", 0)) | scalars(a, "ratio"),
     "write_pages_": lambda a: shape(a, page=("pages", 1), width=("pages", 2)),
     "compress_kv_": lambda a: shape(a, channels=("kv", 1), state=("state", 1)) | scalars(a, "ratio", "overlap"),
     "index_topk": lambda a: shape(a, heads=("q", 1), size=("q", 2), page=("pages", 1)) | scalars(a, "ratio", "k"),
