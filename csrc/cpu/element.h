@@ -1,7 +1,10 @@
-// Numbers in any format, by the C++ types that hold them.
+// Numbers in any format: the C++ types that hold them, and rows of them as floats.
 #pragma once
 
-#include "types.h"
+#include <algorithm>
+#include <type_traits>
+
+#include "simd/simd.h"
 
 namespace deepport::DEEPPORT_LEVEL {
 
@@ -16,6 +19,22 @@ void with_types(const Format& format, F&& f) {
     case Element::e2m1: return f(e2m1_pair{}, e8m0{});
     case Element::e4m3: return scaled(e4m3{});
     case Element::e4m3fnuz: return scaled(e4m3fnuz{});
+  }
+}
+
+// to[c] = from[c] * scale[c / block], rounded once.
+template <class E, class S, class T>
+void decode_row(const E* from, const S* scale, int64_t block, int64_t width, T* to) {
+  if constexpr (std::is_same_v<S, float>)
+    if (block == 1)
+      return each(width, [&](int64_t c, auto access) {
+        access.put(to + c, access.get(from + c / packing<E>) * access.get(scale + c));
+      });
+  for (int64_t b = 0, first = 0; first < width; ++b, first += block) {
+    const Vec factor = splat(widen(scale[b]));
+    each(std::min(block, width - first), [&](int64_t i, auto access) {
+      access.put(to + first + i, access.get(from + (first + i) / packing<E>) * factor);
+    });
   }
 }
 

@@ -45,18 +45,7 @@ struct Memory {
     else if (!scale)
       each(width, [&](int64_t c, auto access) { access.put(to + c, access.get(from + c / packing<E>)); });
     else
-      decode(from, scale + id * blocks(), to);
-  }
-
- private:
-  template <class T>
-  void decode(const E* from, const S* factors, T* to) const {
-    for (int64_t b = 0, first = 0; first < width; ++b, first += block) {
-      const Vec factor = splat(widen(factors[b]));
-      each(std::min(block, width - first), [&](int64_t i, auto access) {
-        access.put(to + first + i, access.get(from + (first + i) / packing<E>) * factor);
-      });
-    }
+      decode_row(from, scale + id * blocks(), block, width, to);
   }
 };
 

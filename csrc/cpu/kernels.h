@@ -14,6 +14,7 @@
 #include "moe.h"
 #include "norm.h"
 #include "probe.h"
+#include "quantize.h"
 #include "rotary.h"
 #include "route.h"
 
@@ -29,6 +30,7 @@
   DEEPPORT_MOE(KERNEL)           \
   DEEPPORT_NORM(KERNEL)          \
   DEEPPORT_PROBE(KERNEL)         \
+  DEEPPORT_QUANTIZE(KERNEL)      \
   DEEPPORT_ROTARY(KERNEL)        \
   DEEPPORT_ROUTE(KERNEL)
 

@@ -12,6 +12,7 @@ from deepport_cpu.kernels import (
     moe,
     norm,
     onednn,
+    quantize,
     rotary,
 )
 
@@ -26,6 +27,7 @@ KERNELS = (
     *mhc.KERNELS,
     *moe.KERNELS,
     *norm.KERNELS,
+    *quantize.KERNELS,
     *rotary.KERNELS,
     *onednn.KERNELS,
 )
