@@ -22,6 +22,10 @@ void with_types(const Format& format, F&& f) {
   }
 }
 
+// Whether no element but 0, which is at least 2^-10, times this scale is below 2^-126.
+inline bool keeps_normal(e8m0 scale) { return scale.bits >= 11; }
+inline bool keeps_normal(float) { return false; }
+
 // to[c] = from[c] * scale[c / block], rounded once.
 template <class E, class S, class T>
 void decode_row(const E* from, const S* scale, int64_t block, int64_t width, T* to) {
@@ -32,8 +36,10 @@ void decode_row(const E* from, const S* scale, int64_t block, int64_t width, T* 
       });
   for (int64_t b = 0, first = 0; first < width; ++b, first += block) {
     const Vec factor = splat(widen(scale[b]));
+    const bool normal = keeps_normal(scale[b]);
     each(std::min(block, width - first), [&](int64_t i, auto access) {
-      access.put(to + first + i, access.get(from + (first + i) / packing<E>) * factor);
+      const Vec product = access.get(from + (first + i) / packing<E>) * factor;
+      normal ? access.put_normal(to + first + i, product) : access.put(to + first + i, product);
     });
   }
 }

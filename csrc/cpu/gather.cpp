@@ -18,8 +18,8 @@ constexpr int64_t ahead = 16, line = 64;
 
 void ask_for(const void* from, int64_t bytes) {
   const char* p = static_cast<const char*>(from);
-  for (int64_t i = 0; i < bytes; i += line) prefetch_far(p + i);
-  if (bytes) prefetch_far(p + bytes - 1);
+  for (int64_t i = 0; i < bytes; i += line) prefetch(p + i);
+  if (bytes) prefetch(p + bytes - 1);
 }
 
 // A table of elements E with scales S, one for every `block` numbers of a row; null where there are none.
