@@ -32,7 +32,7 @@ def stored(data: TensorSpec, scale: TensorSpec | None, format: str) -> Support:
         found = formats.parse(format)
     except ValueError as error:
         return no("format", str(error))
-    if data.dtype != found.dtype or scale is None:
+    if data.dtype != found.dtype or scale is None or len(data.shape) < 2:
         return no("format", f"data and scale are not {format}")
     if scale.dtype not in (found.scale_dtype(True), found.scale_dtype(False)):
         return no("dtype", f"a scale of {format} is not {scale.dtype}")
