@@ -170,6 +170,8 @@ void engram_hash(const int64_t* ids, const int64_t* history, const int32_t* cu_s
   if (std::count(moduli, moduli + layers * width, 0)) throw std::runtime_error("engram_hash: a modulus is 0");
   const Text text{ids, history, dead, {nullptr, cu_seqlens, sequences}, orders, pad, boundary};
   text.batch.check(tokens);
+  for (int64_t l = 0; l < layers; ++l)
+    std::fill(rows + (l * tokens + text.batch.rows()) * width, rows + (l + 1) * tokens * width, 0);
   parallel(text.batch.rows(), 1 + 4096 / (layers * width + 1), [&](int64_t begin, int64_t end) {
     struct Tag;
     int64_t* seen = Scratch<Tag>::template get<int64_t>(orders + 1);

@@ -9,7 +9,7 @@
 //     m = multipliers[l] [orders + 1], in wrapping arithmetic; remainders have the modulus's sign. s_j is the token j places back, or
 //     pad: before the start of a text (-1 in history), for a dead token, for the boundary (-1 for none) where looked back at, and for
 //     all that is behind one of these. ids, dead (null for none) [tokens]; history [sequences, orders], the latest last; rows of
-//     padding are not written. Throws std::runtime_error for a modulus of 0.
+//     padding are 0, which every table has. Throws std::runtime_error for a modulus of 0.
 // engram_gate: gated[t, i] = sigmoid(sign(d) sqrt(max(|d|, clamp))) value[t] with
 //     d = rms(hidden[t, i]; w_h[i]) . rms(key[t, i]; w_k[i]) / sqrt(width). hidden, key [tokens, n, width]. A d of 0 has no sign
 //     where `zero` is 0, its own where it is 1, and is positive where it is 2.

@@ -1,5 +1,6 @@
 #include <omp.h>
 
+#include <algorithm>
 #include <cstring>
 #include <stdexcept>
 
@@ -33,8 +34,11 @@ void hash_agrees(const Table& kernels, const std::vector<int64_t>& lengths, int6
   Guarded<bool> dead(size_t(batch.tokens));
   for (size_t i = 0; i < dead.size(); ++i) dead[i] = some_dead && i % 4 == 3;
   Guarded<int64_t> rows(size_t(layers * batch.tokens * width));
+  std::fill(rows.data(), rows.data() + rows.size(), -1);
   kernels.engram_hash(ids.data(), history.data(), batch.cu_seqlens.data(), some_dead ? dead.data() : nullptr, by.data(),
                       moduli.data(), offsets.data(), rows.data(), batch.tokens, batch.sequences(), layers, orders, heads, pad, boundary);
+  for (int64_t l = 0; l < layers; ++l)
+    for (int64_t i = 0; i < width; ++i) CHECK(rows[size_t(((l + 1) * batch.tokens - 1) * width + i)] == 0);
   for (size_t b = 0; b < lengths.size(); ++b) {
     std::vector<int64_t> text(history.data() + b * size_t(orders), history.data() + (b + 1) * size_t(orders));
     for (int64_t t = batch.cu_seqlens[b]; t < batch.cu_seqlens[b + 1]; ++t) {
