@@ -8,7 +8,9 @@ and the step is not to be repeated, for it may have written to caches.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 import torch
@@ -27,6 +29,25 @@ class Graph(Protocol):
 
 
 Capture = Callable[[Callable[..., Tensor], tuple[Tensor, ...], Record | None], tuple[Tensor, Graph | str]]
+
+_refusals: ContextVar[list[str] | None] = ContextVar("deepport_capture_refusals", default=None)
+
+
+@contextmanager
+def refusals() -> Iterator[list[str]]:
+    """Why what is done inside cannot be replayed, as far as those who do it say: a backend captures within this context."""
+    token = _refusals.set(reasons := [])
+    try:
+        yield reasons
+    finally:
+        _refusals.reset(token)
+
+
+def refuse(reason: str) -> None:
+    """Say that what is done here cannot be replayed, such as work of another thread. Outside of a capture nobody hears it."""
+    reasons = _refusals.get()
+    if reasons is not None:
+        reasons.append(reason)
 
 
 class Repeated:

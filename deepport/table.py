@@ -22,6 +22,7 @@ from torch import Tensor
 
 from deepport import backend, ops
 from deepport.backend import Event
+from deepport.graph import refuse
 
 Placement = Literal["device", "host"]
 PLACEMENTS: tuple[Placement, ...] = ("device", "host")
@@ -100,6 +101,7 @@ class Table:
         """Start fetching `rows[ids]`. Ids on the CPU spare a host placement a wait for the device."""
         if self.placement == "device" or (torch.is_grad_enabled() and self._rows.requires_grad):
             return _Here(self.gather(ids))
+        refuse("a table placed on the host is gathered by a thread of its own")
         # The worker serves in the caller's session; a context can be entered once, hence a copy per ticket.
         # Ids are copied: the caller may write the next step's into the same tensor.
         return _Coming(_worker().submit(copy_context().run, self._fetch, ids.to("cpu", copy=True)))

@@ -13,6 +13,7 @@ from deepport import ops
 from deepport.graph import Repeated
 from deepport.policy import Session
 from deepport.record import Record
+from deepport.table import Table
 
 WEIGHT = torch.linspace(0.5, 2, 8)
 
@@ -127,6 +128,17 @@ def test_what_depends_on_data_is_called_each_time(function: Callable[[Tensor], T
     with torch.inference_mode():
         assert all(torch.equal(repeated(x), function(x)) for x in inputs())
     assert reason in repeated.refusal
+
+
+def test_a_table_of_the_host_is_gathered_each_time() -> None:
+    rows = torch.randn(50, 8)
+    table = Table(rows, None, "plain", device=torch.device("cpu"), dtype=torch.float32, placement="host")
+    repeated = Repeated(lambda ids: ops.rms_norm(table.prefetch(ids).wait()))
+    with torch.inference_mode():
+        for n in range(5):
+            ids = torch.tensor([n, 2 * n, 49])
+            assert torch.equal(repeated(ids), ops.rms_norm(rows[ids]))
+    assert "thread of its own" in repeated.refusal
 
 
 def test_a_constant_may_be_read_on_the_host() -> None:

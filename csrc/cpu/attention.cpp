@@ -99,7 +99,8 @@ void sparse_attention(const void* q, const void* window_pages, const int32_t* wi
         {static_cast<const T*>(window_pages), window_table, window_count, window_page, window_columns, size},
         {static_cast<const T*>(compressed_pages), compressed_table, compressed_count, compressed_page, compressed_columns, size},
         indices, sink, {positions, cu_seqlens, sequences}, static_cast<T*>(o), lse, heads, size, selected, scale, window_size, ratio};
-    const int64_t present = std::min(call.batch.rows(), tokens);
+    call.batch.check(tokens);
+    const int64_t present = call.batch.rows();
     std::atomic<bool> outside{false};
     if (present < 4 * threads())
       by_parts(call, present, outside);

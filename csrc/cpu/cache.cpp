@@ -1,9 +1,8 @@
 #include "cache.h"
 
 #include <cstring>
-#include <stdexcept>
-#include <string>
 
+#include "outside.h"
 #include "paged.h"
 #include "parallel.h"
 #include "scratch.h"
@@ -29,8 +28,8 @@ void write_pages(void* pages, const int32_t* table, const void* values, const in
   batch.check(tokens);
   const char** places = Scratch<Tag>::template get<const char*>(tokens);
   if (!addresses(batch, {first, table, count, page, columns, row_bytes}, places))
-    throw std::out_of_range("write_pages: a position lies outside the table, which holds " + std::to_string(columns * page) +
-                            " entries, or its page is none of the " + std::to_string(count));
+    outside("write_pages: a position lies outside the table, which holds %lld entries, or its page is none of the %lld",
+            static_cast<long long>(columns * page), static_cast<long long>(count));
   const char* from = static_cast<const char*>(values);
   parallel(batch.rows(), 1 + 65536 / (row_bytes + 1), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) std::memcpy(first + (places[t] - first), from + t * row_bytes, size_t(row_bytes));

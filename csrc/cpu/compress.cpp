@@ -3,9 +3,8 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
-#include <stdexcept>
-#include <string>
 
+#include "outside.h"
 #include "paged.h"
 #include "parallel.h"
 #include "scratch.h"
@@ -146,8 +145,7 @@ void compress_kv(const void* kv, const void* gate, const float* bias, float* sta
                  const int64_t* positions, const int32_t* cu_seqlens, void* entries, int64_t* ids, int32_t* cu_entries, Type type,
                  int64_t tokens, int64_t sequences, int64_t places, int64_t channels, int64_t ratio, bool overlap) {
   for (int64_t b = 0; b < sequences; ++b)
-    if (slots[b] < 0 || slots[b] >= places)
-      throw std::out_of_range("compress_kv: a slot is none of the state's " + std::to_string(places));
+    if (slots[b] < 0 || slots[b] >= places) outside("compress_kv: a slot is none of the state's %lld", static_cast<long long>(places));
   visit(type, [&](auto element) {
     using T = decltype(element);
     const Compression<T> by{static_cast<const T*>(kv), static_cast<const T*>(gate), bias, state, slots,

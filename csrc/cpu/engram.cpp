@@ -4,8 +4,8 @@
 #include <cmath>
 #include <cstring>
 #include <stdexcept>
-#include <string>
 
+#include "outside.h"
 #include "paged.h"
 #include "parallel.h"
 #include "scratch.h"
@@ -213,8 +213,7 @@ void engram_conv(const void* gated, const float* w_norm, const float* w_conv, fl
                  const int32_t* cu_seqlens, void* out, Type type, int64_t tokens, int64_t sequences, int64_t places, int64_t n,
                  int64_t width, int64_t taps, int64_t dilation, float eps) {
   for (int64_t b = 0; b < sequences; ++b)
-    if (slots[b] < 0 || slots[b] >= places)
-      throw std::out_of_range("engram_conv: a slot is none of the state's " + std::to_string(places));
+    if (slots[b] < 0 || slots[b] >= places) outside("engram_conv: a slot is none of the state's %lld", static_cast<long long>(places));
   visit(type, [&](auto element) {
     using T = decltype(element);
     const Convolution<T> by{static_cast<const T*>(gated), w_norm, w_conv, nullptr, state, slots, {nullptr, cu_seqlens, sequences},

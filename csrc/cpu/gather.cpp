@@ -2,11 +2,10 @@
 
 #include <algorithm>
 #include <cstring>
-#include <stdexcept>
-#include <string>
 #include <type_traits>
 
 #include "element.h"
+#include "outside.h"
 #include "parallel.h"
 #include "simd/simd.h"
 
@@ -69,7 +68,7 @@ bool any_outside(const int64_t* ids, int64_t count, int64_t height) {
 void engram_gather(const void* rows, const void* scale, Format format, const int64_t* ids, void* found, Type type, int64_t count,
                    int64_t height, int64_t width) {
   if (any_outside(ids, count, height))
-    throw std::out_of_range("engram_gather: an id lies outside the table's " + std::to_string(height) + " rows");
+    outside("engram_gather: an id lies outside the table's %lld rows", static_cast<long long>(height));
   with_types(format, [&](auto element, auto scaling) {
     using E = decltype(element);
     using S = decltype(scaling);

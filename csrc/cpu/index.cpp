@@ -169,7 +169,8 @@ void index_topk(const void* q, const float* weights, const void* pages, const in
     using T = decltype(element);
     const Call<T> call{static_cast<const T*>(q), weights, {static_cast<const T*>(pages), table, count, page, columns, size},
                        {positions, cu_seqlens, sequences}, heads, size, ratio, k};
-    const int64_t present = std::min(call.batch.rows(), tokens);
+    call.batch.check(tokens);
+    const int64_t present = call.batch.rows();
     std::atomic<bool> outside{false};
     if (present < most_tokens * threads())
       by_entries(call, present, ids, outside);

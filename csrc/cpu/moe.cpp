@@ -1,5 +1,7 @@
 #include "moe.h"
 
+#include <stdexcept>
+
 #include "order.h"
 #include "parallel.h"
 #include "simd/math.h"
@@ -31,7 +33,10 @@ void moe_dispatch(const void* x, const int32_t* ids, void* rows, int32_t* offset
 }
 
 void moe_combine(const void* y, const float* weights, const int32_t* inverse, const int32_t* ids, void* out, Type type,
-                 int64_t tokens, int64_t k, int64_t width) {
+                 int64_t rows, int64_t tokens, int64_t k, int64_t width) {
+  for (int64_t i = 0; i < tokens * k; ++i)
+    if (ids[i] >= 0 && (inverse[i] < 0 || inverse[i] >= rows))
+      throw std::out_of_range("moe_combine: inverse names a row that y does not have");
   visit(type, [&](auto element) {
     using T = decltype(element);
     parallel(tokens, 1 + 16384 / (width * k + 1), [&](int64_t begin, int64_t end) {

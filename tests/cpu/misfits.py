@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
+from cpu.guarded import guarded
+from hypothesis import strategies as st
 from torch import Tensor
 
 from deepport import backend, ops
@@ -16,6 +19,9 @@ from deepport.conformance.oracle import outputs, truth
 from deepport.errors import BackendBroken
 from deepport.kernel import Kernel
 from deepport.op import Operator
+
+HOSTILE = (-(2**31), -7, -1, 0, 1, 3, 1000, 2**31 - 1)
+"""Values for one index of a call: what an attacker, or a bug elsewhere, would write."""
 
 RANK = -1
 """Stands for a dimension: another one is put before the first."""
@@ -51,6 +57,43 @@ def misfits(operator: str) -> list[Misfit]:
 def _sizes(tensor: Tensor) -> Iterator[tuple[int, int]]:
     for dim, size in enumerate(tensor.shape):
         yield from ((dim, other) for other in sorted({0, 1, size - 1, size + 1, 3 * size + 2}) if 0 <= other != size)
+
+
+@dataclass(frozen=True)
+class Lie:
+    """A call in which one number of a tensor of indices is another."""
+
+    operator: str
+    label: str
+    argument: str
+    place: int
+    value: int
+
+
+def indexed(operator: str) -> list[tuple[str, str, int]]:
+    """The tensors of indices in the operator's cases: case, argument, how many numbers."""
+    return [
+        (case.label, name, value.numel())
+        for case in getattr(ops, operator).cases
+        for name, value in case.arguments().items()
+        if isinstance(value, Tensor) and value.dtype in (torch.int32, torch.int64) and value.numel()
+    ]
+
+
+@st.composite
+def lies(draw: st.DrawFn, operator: str) -> Lie:
+    label, argument, count = draw(st.sampled_from(indexed(operator)))
+    return Lie(operator, label, argument, draw(st.integers(0, count - 1)), draw(st.sampled_from(HOSTILE)))
+
+
+def survive(lie: Lie) -> str:
+    """Answer the call or refuse it, both are "": whoever reads or writes past an argument ends the process."""
+    operator, drawn = getattr(ops, lie.operator), _cases(lie.operator)[lie.label]
+    arguments = {name: guarded(value) if isinstance(value, Tensor) else value for name, value in drawn.items()}
+    arguments[lie.argument].view(-1)[lie.place] = lie.value
+    with torch.no_grad(), suppress(Exception):
+        operator(**arguments)
+    return ""
 
 
 def verdict(misfit: Misfit) -> str:

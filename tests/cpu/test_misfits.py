@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import ctypes
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
+from typing import Any
 
 import pytest
 import torch
-from cpu.misfits import Misfit, kernels, misfits, verdict
+from cpu.guarded import guarded
+from cpu.misfits import Lie, Misfit, indexed, kernels, lies, misfits, survive, verdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,9 +27,9 @@ class Elsewhere:
     def __init__(self) -> None:
         self._pool = self._started()
 
-    def verdict(self, misfit: Misfit) -> str:
+    def call(self, function: Callable[[Any], str], argument: Any) -> str:
         try:
-            return self._pool.submit(verdict, misfit).result()
+            return self._pool.submit(function, argument).result()
         except BrokenProcessPool:
             self._pool = self._started()
             return "the process died"
@@ -50,9 +53,30 @@ def test_a_wrong_shape_raises_or_is_the_reference_s(operator: str, elsewhere: El
     @settings(max_examples=50, deadline=None)
     @given(st.sampled_from(misfits(operator)))
     def holds(misfit: Misfit) -> None:
-        assert not elsewhere.verdict(misfit)
+        assert not elsewhere.call(verdict, misfit)
 
     holds()
+
+
+@pytest.mark.parametrize("operator", [o for o in kernels() if indexed(o)])
+def test_indices_that_lie_reach_nothing_outside(operator: str, elsewhere: Elsewhere) -> None:
+    @settings(max_examples=100, deadline=None)
+    @given(lies(operator))
+    def holds(lie: Lie) -> None:
+        assert not elsewhere.call(survive, lie)
+
+    holds()
+
+
+def reads_past(size: int) -> str:
+    """What `guarded` is for: C code that trusts a size."""
+    tensor = guarded(torch.zeros(3))
+    return ctypes.string_at(tensor.data_ptr(), size).hex()
+
+
+def test_a_read_past_the_end_is_seen(elsewhere: Elsewhere) -> None:
+    assert elsewhere.call(reads_past, 12) == "00" * 12
+    assert elsewhere.call(reads_past, 13) == "the process died"
 
 
 def test_what_does_not_belong_together_raises_as_the_reference_does() -> None:

@@ -1,6 +1,8 @@
 """The whole model against transformers' DeepSeek-V4, tiny random weights, float32."""
 
 from collections.abc import Callable
+from copy import deepcopy
+from statistics import median
 
 import pytest
 import torch
@@ -105,16 +107,25 @@ def test_a_cache_is_reused_after_reset(shape: Shape) -> None:
 
 @pytest.mark.parametrize("shape", [SHAPES["all-layer-types"], SHAPES["two-streams"], SHAPES["yarn"]], ids=str)
 def test_gradients(shape: Shape) -> None:
-    """As far as float32 goes, and None exactly where transformers' are."""
+    """As far from the float64 oracle's as transformers' own in float32 are, and None exactly where its are.
+
+    Some gradients are sums that nearly cancel: transformers itself is up to 4e-5 from float64 there, and which of two float32
+    models is nearer is luck. The median over the parameters is not: ours is 0.99 to 1.06 of transformers'.
+    """
     model, prompts, _ = decided(shape, at_once, (139,))
-    transformer = ours(shape, model).train()
+    exact, transformer = deepcopy(model).double(), ours(shape, model)
     weights = torch.randn(1, 139, VOCABULARY, generator=torch.Generator().manual_seed(0))
-    for network in (lambda x: model.train()(x).logits, transformer):
+    for network in (lambda x: exact.train()(x).logits, lambda x: model.train()(x).logits, transformer.train()):
         (network(torch.tensor(prompts)) * weights).sum().backward()
-    mine = dict(transformer.named_parameters())
-    for name, parameter in model.named_parameters():
-        found = mine.pop(names.place(name).target)
-        assert (found.grad is None) == (parameter.grad is None), name
-        if parameter.grad is not None and found.grad is not None:
-            assert relative_error(found.grad, parameter.grad) < BOUND, name
+    mine, theirs = dict(transformer.named_parameters()), dict(model.named_parameters())
+    errors: list[float] = []
+    yardstick: list[float] = []
+    for name, parameter in exact.named_parameters():
+        found = mine.pop(names.place(name).target).grad
+        assert (found is None) == (parameter.grad is None), name
+        if parameter.grad is not None:
+            errors.append(relative_error(found, parameter.grad))
+            yardstick.append(relative_error(theirs[name].grad, parameter.grad))
     assert not mine
+    assert median(errors) < 1.25 * median(yardstick)
+    assert max(errors) < 4 * max(yardstick)

@@ -57,9 +57,9 @@ def _moe_dispatch(signature: Signature) -> Support:
 
 
 def moe_combine(y: Tensor, weights: Tensor, inverse: Tensor, ids: Tensor) -> Tensor:
-    (tokens, k), width = weights.shape, y.shape[1]
+    (tokens, k), (rows, width) = weights.shape, y.shape
     out = torch.empty(tokens, width, dtype=y.dtype)
-    call.moe_combine(dense(y), dense(weights), dense(inverse), dense(ids), out, y.dtype, tokens, k, width)
+    call.moe_combine(dense(y), dense(weights), dense(inverse), dense(ids), out, y.dtype, rows, tokens, k, width)
     return out
 
 

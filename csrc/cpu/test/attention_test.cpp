@@ -183,13 +183,16 @@ TEST(sparse_attention_refuses_what_is_outside) {
   for (const int32_t page : {-1, 1 << 30}) {
     Attention<float> attention({4, 32, 12, 0, 0, false, true});
     std::fill_n(attention.window.table.data(), attention.window.table.size(), page);
-    bool refused = false;
-    try {
-      attention.run(kernels);
-    } catch (const std::out_of_range&) {
-      refused = true;
-    }
-    CHECK(refused);
+    CHECK(refused([&] { attention.run(kernels); }));
+  }
+}
+
+TEST(sparse_attention_refuses_sequences_that_do_not_follow_one_another) {
+  for (const auto& [first, end] : {std::pair{1, 1}, {-1, 1}, {1, 0}, {0, -1}, {0, 1 << 30}}) {
+    Attention<float> attention({4, 32, 12, 0, 0, false, true});
+    int32_t* cu_seqlens = attention.batch.cu_seqlens.data();
+    cu_seqlens[0] = first, cu_seqlens[attention.batch.sequences] = end;
+    CHECK(refused([&] { attention.run(kernels); }));
   }
 }
 

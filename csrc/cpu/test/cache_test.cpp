@@ -28,13 +28,7 @@ struct Written {
 
   // Refused, with nothing written.
   void check_refused(const Table& kernels) {
-    bool refused = false;
-    try {
-      write(kernels);
-    } catch (const std::out_of_range&) {
-      refused = true;
-    }
-    CHECK(refused);
+    CHECK(refused([&] { write(kernels); }));
     for (size_t i = 0; i < pages.size(); ++i) CHECK(pages[i] == 0);
   }
 };

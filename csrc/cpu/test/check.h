@@ -55,6 +55,17 @@ inline bool near(double found, double wanted, double relative, double absolute =
   return std::abs(found - wanted) <= relative * std::abs(wanted) + absolute;
 }
 
+// Whether the call throws std::out_of_range.
+template <class F>
+bool refused(F&& call) {
+  try {
+    call();
+  } catch (const std::out_of_range&) {
+    return true;
+  }
+  return false;
+}
+
 // Normally distributed, in guarded memory.
 template <class T>
 Guarded<T> normal(std::mt19937& generator, size_t n, float scale = 1) {

@@ -143,13 +143,15 @@ TEST(index_topk_is_the_same_for_any_threads) {
 TEST(index_topk_refuses_what_is_outside) {
   Index<float> index(1, 2, 8, 100, 8, 1, 4);
   index.table[3] = int32_t(index.columns);
-  bool refused = false;
-  try {
-    index.run(kernels);
-  } catch (const std::out_of_range&) {
-    refused = true;
+  CHECK(refused([&] { index.run(kernels); }));
+}
+
+TEST(index_topk_refuses_sequences_that_do_not_follow_one_another) {
+  for (const auto& [first, end] : {std::pair{1, 1}, {-1, 1}, {1, 0}, {0, -1}, {0, 3}}) {
+    Index<float> index(1, 2, 8, 100, 8, 1, 4);
+    index.cu_seqlens[0] = first, index.cu_seqlens[1] = end;
+    CHECK(refused([&] { index.run(kernels); }));
   }
-  CHECK(refused);
 }
 
 }  // namespace deepport::test
