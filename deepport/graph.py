@@ -36,7 +36,8 @@ _refusals: ContextVar[list[str] | None] = ContextVar("deepport_capture_refusals"
 @contextmanager
 def refusals() -> Iterator[list[str]]:
     """Why what is done inside cannot be replayed, as far as those who do it say: a backend captures within this context."""
-    token = _refusals.set(reasons := [])
+    reasons: list[str] = []
+    token = _refusals.set(reasons)
     try:
         yield reasons
     finally:

@@ -31,8 +31,8 @@ def _paging(pages: Tensor | None, table: Tensor | None) -> tuple[int, int, int]:
 
 def _sparse_attention(signature: Signature) -> Support:
     wide, narrow = torch.int64, torch.int32
-    compressed = signature["compressed_pages"]
-    if compressed is not None and (signature["ratio"] < 1 or 0 in compressed.shape):
+    compressed = [t for t in (signature["compressed_pages"], signature["compressed_table"]) if t is not None]
+    if compressed and (signature["ratio"] < 1 or any(0 in t.shape for t in compressed)):
         return no("attribute", "the reference refuses such a call")
     return floats(signature, "q", "window_pages", "compressed_pages") and dtypes(
         signature, window_table=narrow, compressed_table=narrow, indices=narrow, sink=torch.float32, positions=wide,

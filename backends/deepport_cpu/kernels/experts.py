@@ -24,7 +24,7 @@ def _grouped_linear(signature: Signature) -> Support:
         floats(signature, "x")
         and dtypes(signature, offsets=torch.int32)
         and stored(signature["w"], signature["scale"], signature["format"])
-        and shapes(signature, x="R K", w=f"E N K//{_packing(signature['format'])}", offsets="E+1")
+        and shapes(signature, w="E N P", x=f"R {_packing(signature['format'])}*P", offsets="E+1")
     )
 
 
@@ -61,7 +61,8 @@ def _moe_experts(signature: Signature) -> Support:
 
 def _together(signature: Signature, packing: int) -> Support:
     """YES if x, ids, weights and both matrices have shapes that belong together."""
-    return shapes(signature, x="T C", ids="T K", weights="T K", w13=f"E H C//{packing}", w2=f"E C H//{2 * packing}")
+    inner = shapes(signature, w2="E C Q", w13=f"E {2 * packing}*Q P")
+    return inner and shapes(signature, w13="E H P", w2=f"E {packing}*P Q", x=f"T {packing}*P", ids="T K", weights="T K")
 
 
 def _packing(format: str) -> int:
