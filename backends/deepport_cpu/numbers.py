@@ -24,6 +24,11 @@ def numbers(format: str, data: torch.dtype, scale: torch.dtype | None) -> Number
     return _ELEMENTS.index(found.element), scale == torch.float8_e8m0fnu, found.rows, found.columns
 
 
+def packing(format: str) -> int:
+    """Numbers in an element of the data."""
+    return 1 if format == formats.PLAIN else formats.parse(format).packing
+
+
 def stored(data: TensorSpec, scale: TensorSpec | None, format: str) -> Support:
     """YES if these can be a tensor of the format, with numbers that kernels take."""
     if format == formats.PLAIN:

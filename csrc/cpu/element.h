@@ -22,6 +22,19 @@ void with_types(const Format& format, F&& f) {
   }
 }
 
+// The same of the element alone.
+template <class F>
+void visit(Element element, F&& f) {
+  switch (element) {
+    case Element::float32: return f(float{});
+    case Element::bfloat16: return f(bfloat16{});
+    case Element::int8: return f(int8_t{});
+    case Element::e2m1: return f(e2m1_pair{});
+    case Element::e4m3: return f(e4m3{});
+    case Element::e4m3fnuz: return f(e4m3fnuz{});
+  }
+}
+
 // Whether no element but 0, which is at least 2^-10, times this scale is below 2^-126.
 inline bool keeps_normal(e8m0 scale) { return scale.bits >= 11; }
 inline bool keeps_normal(float) { return false; }

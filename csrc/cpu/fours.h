@@ -64,7 +64,7 @@ void row_sums(const Fours& all, int64_t first_row, const Columns<bfloat16>& colu
     for (int64_t i = 0; i < k; i += spread_block)
       for (int r = 0; r < R; ++r) {
         Pairs factors[4];
-        prefetch(w + r * k / 2 + i / 2 + 4096);
+        prefetch(w + (R + r) * k / 2 + i / 2);  // of the rows that come next
         load_spread(w + r * k / 2 + i / 2, factors);
         const Vec power = load_spread(scale + r * k / 32 + i / 32);
         for (int m = 0; m < M; ++m) {

@@ -10,6 +10,7 @@
 #include "engram.h"
 #include "experts.h"
 #include "gather.h"
+#include "linear.h"
 #include "mhc.h"
 #include "moe.h"
 #include "norm.h"
@@ -26,6 +27,7 @@
   DEEPPORT_ENGRAM(KERNEL)        \
   DEEPPORT_EXPERTS(KERNEL)       \
   DEEPPORT_GATHER(KERNEL)        \
+  DEEPPORT_LINEAR(KERNEL)        \
   DEEPPORT_MHC(KERNEL)           \
   DEEPPORT_MOE(KERNEL)           \
   DEEPPORT_NORM(KERNEL)          \

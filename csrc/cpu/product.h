@@ -2,6 +2,7 @@
 //
 // A word is 32 bits of numbers that follow each other in k: a float, or a pair of bfloat16. A panel is 16 columns of b: of each word
 // of k, 16 columns' words. Sizes are whole: m and n multiples of 16, k of 32; what pads them is 0.
+// A product is stored in c, or added to what is there.
 #pragma once
 
 #include <algorithm>
@@ -23,18 +24,20 @@ using Factor = std::conditional_t<std::is_same_v<T, bfloat16> && fast_pairs, bfl
 template <class F>
 constexpr int64_t word = int64_t(sizeof(float) / sizeof(F));
 
+enum class Sum { stored, added };
+
 namespace {
 
 inline Vec add_product(const float* a, const float* b, Vec c) { return fma(splat(*a), load(b), c); }
 inline Vec add_product(const bfloat16* a, const bfloat16* b, Vec c) { return dot(splat_pair(a), load_pairs(b), c); }
 
 // R rows of a by V vectors of a panel, or of several that are `panel` apart.
-template <int R, int V, class F>
+template <Sum sum, int R, int V, class F>
 void rows_by_vectors(const F* a, int64_t lda, const F* b, int64_t panel, int64_t k, float* c, int64_t ldc) {
   constexpr int64_t across = panel_columns / Vec::lanes;
   Vec sums[R][V];
-  for (auto& row : sums)
-    for (Vec& s : row) s = zero();
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < V; ++v) sums[r][v] = sum == Sum::added ? load(c + r * ldc + v * Vec::lanes) : zero();
   for (int64_t i = 0; i < k; i += word<F>)
     for (int v = 0; v < V; ++v) {
       const F* right = b + v / across * panel + i * panel_columns + v % across * Vec::lanes * word<F>;
@@ -44,19 +47,30 @@ void rows_by_vectors(const F* a, int64_t lda, const F* b, int64_t panel, int64_t
     for (int v = 0; v < V; ++v) store(c + r * ldc + v * Vec::lanes, sums[r][v]);
 }
 
-template <int R, int panels, class F>
-void by_vectors(const F* a, int64_t lda, int64_t m, const F* b, int64_t k, float* c, int64_t ldc) {
+template <Sum sum, int R, int panels, class F>
+void by_vectors(const F* a, int64_t lda, int64_t m, const F* b, int64_t panel, int64_t k, float* c, int64_t ldc) {
   constexpr int V = panels * int(panel_columns) / Vec::lanes;
-  for (int64_t i = 0; i < m; i += R) rows_by_vectors<R, V>(a + i * lda, lda, b, k * panel_columns, k, c + i * ldc, ldc);
+  for (int64_t i = 0; i < m; i += R) rows_by_vectors<sum, R, V>(a + i * lda, lda, b, panel, k, c + i * ldc, ldc);
 }
 
 #if defined(__AMX_BF16__)
 
+template <Sum sum, int tile>
+void begin_tile(const float* c, int64_t ldc) {
+  if constexpr (sum == Sum::added)
+    tile_load<tile>(c, ldc * 4);
+  else
+    tile_zero<tile>();
+}
+
 // M by N tiles of c: four, where the rows and columns suffice.
-template <int M, int N>
-void tile_product(const bfloat16* a, int64_t lda, const bfloat16* b, int64_t k, float* c, int64_t ldc) {
-  const int64_t row = lda * 2, panel = k * panel_columns;
-  tile_zero<0>(), tile_zero<1>(), tile_zero<2>(), tile_zero<3>();
+template <Sum sum, int M, int N>
+void tile_product(const bfloat16* a, int64_t lda, const bfloat16* b, int64_t panel, int64_t k, float* c, int64_t ldc) {
+  const int64_t row = lda * 2;
+  begin_tile<sum, 0>(c, ldc);
+  if (N == 2) begin_tile<sum, 1>(c + 16, ldc);
+  if (M == 2) begin_tile<sum, 2>(c + 16 * ldc, ldc);
+  if (M == 2 && N == 2) begin_tile<sum, 3>(c + 16 * ldc + 16, ldc);
   for (int64_t i = 0; i < k; i += 32) {
     const bfloat16* right = b + i * panel_columns;
     tile_load<6>(right, 64);
@@ -72,37 +86,43 @@ void tile_product(const bfloat16* a, int64_t lda, const bfloat16* b, int64_t k, 
   if (M == 2 && N == 2) tile_store<3>(c + 16 * ldc + 16, ldc * 4);
 }
 
-template <int N>
-void by_tiles(const bfloat16* a, int64_t lda, int64_t m, const bfloat16* b, int64_t k, float* c, int64_t ldc) {
+template <Sum sum, int N>
+void by_tiles(const bfloat16* a, int64_t lda, int64_t m, const bfloat16* b, int64_t panel, int64_t k, float* c, int64_t ldc) {
   int64_t i = 0;
-  for (; i + 32 <= m; i += 32) tile_product<2, N>(a + i * lda, lda, b, k, c + i * ldc, ldc);
-  if (i < m) tile_product<1, N>(a + i * lda, lda, b, k, c + i * ldc, ldc);
+  for (; i + 32 <= m; i += 32) tile_product<sum, 2, N>(a + i * lda, lda, b, panel, k, c + i * ldc, ldc);
+  if (i < m) tile_product<sum, 1, N>(a + i * lda, lda, b, panel, k, c + i * ldc, ldc);
 }
 
 #endif
 
-template <int panels, class F>
-void panels_product(const F* a, int64_t lda, int64_t m, const F* b, int64_t k, float* c, int64_t ldc) {
+template <Sum sum, int panels, class F>
+void panels_product(const F* a, int64_t lda, int64_t m, const F* b, int64_t panel, int64_t k, float* c, int64_t ldc) {
 #if defined(__AMX_BF16__)
-  if constexpr (std::is_same_v<F, bfloat16>) return by_tiles<panels>(a, lda, m, b, k, c, ldc);
+  if constexpr (std::is_same_v<F, bfloat16>) return by_tiles<sum, panels>(a, lda, m, b, panel, k, c, ldc);
 #endif
-  constexpr int sums = Vec::lanes == 16 ? 16 : 8;  // registers for them: half of those that the level has
-  constexpr int R = sums * Vec::lanes / int(panel_columns) / panels;
+  constexpr int registers = Vec::lanes == 16 ? 16 : 8;  // for sums: half of those that the level has
+  constexpr int R = registers * Vec::lanes / int(panel_columns) / panels;
   if constexpr (R >= 2) {
-    by_vectors<R, panels>(a, lda, m, b, k, c, ldc);
+    by_vectors<sum, R, panels>(a, lda, m, b, panel, k, c, ldc);
   } else {  // narrow vectors: a panel fills the registers
-    for (int p = 0; p < panels; ++p) by_vectors<R * panels, 1>(a, lda, m, b + p * k * panel_columns, k, c + p * 16, ldc);
+    for (int p = 0; p < panels; ++p) by_vectors<sum, R * panels, 1>(a, lda, m, b + p * panel, panel, k, c + p * 16, ldc);
   }
 }
 
 }  // namespace
 
-// b has n / 16 panels. At level amx a thread has `Tiles`.
+// b has n / 16 panels, `panel` numbers apart. At level amx a thread has `Tiles`.
+template <Sum sum = Sum::stored, class F>
+void product(const F* a, int64_t lda, int64_t m, const F* b, int64_t panel, int64_t n, int64_t k, float* c, int64_t ldc) {
+  int64_t j = 0;
+  for (; j + 32 <= n; j += 32) panels_product<sum, 2>(a, lda, m, b + j / 16 * panel, panel, k, c + j, ldc);
+  if (j < n) panels_product<sum, 1>(a, lda, m, b + j / 16 * panel, panel, k, c + j, ldc);
+}
+
+// The same, of panels that follow each other.
 template <class F>
 void product(const F* a, int64_t lda, int64_t m, const F* b, int64_t n, int64_t k, float* c, int64_t ldc) {
-  int64_t j = 0;
-  for (; j + 32 <= n; j += 32) panels_product<2>(a, lda, m, b + j * k, k, c + j, ldc);
-  if (j < n) panels_product<1>(a, lda, m, b + j * k, k, c + j, ldc);
+  product(a, lda, m, b, k * panel_columns, n, k, c, ldc);
 }
 
 }  // namespace deepport::DEEPPORT_LEVEL

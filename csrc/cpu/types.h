@@ -56,9 +56,10 @@ inline float widen(bfloat16 x) {
 }
 
 inline float widen(float x) { return x; }
+inline float widen(int8_t x) { return float(x); }
 
 inline float widen(e8m0 x) {
-  const uint32_t bits = x.bits == 255 ? 0x7fc00000 : x.bits ? uint32_t(x.bits) << 23 : 0x400000;
+  const uint32_t bits = x.bits == 255 ? 0x7fc00000 : x.bits == 0 ? 0x400000 : uint32_t(x.bits) << 23;
   float y;
   std::memcpy(&y, &bits, sizeof y);
   return y;

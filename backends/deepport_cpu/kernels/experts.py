@@ -8,7 +8,7 @@ from torch import Tensor
 from deepport import formats
 from deepport.kernel import Kernel, Signature, Support, no
 from deepport_cpu.native import call, dense, dtypes, floats, shapes
-from deepport_cpu.numbers import numbers, stored
+from deepport_cpu.numbers import numbers, packing, stored
 
 
 def grouped_linear(x: Tensor, w: Tensor, scale: Tensor | None, format: str, offsets: Tensor) -> Tensor:
@@ -24,7 +24,7 @@ def _grouped_linear(signature: Signature) -> Support:
         floats(signature, "x")
         and dtypes(signature, offsets=torch.int32)
         and stored(signature["w"], signature["scale"], signature["format"])
-        and shapes(signature, w="E N P", x=f"R {_packing(signature['format'])}*P", offsets="E+1")
+        and shapes(signature, w="E N P", x=f"R {packing(signature['format'])}*P", offsets="E+1")
     )
 
 
@@ -55,18 +55,9 @@ def _moe_experts(signature: Signature) -> Support:
         and dtypes(signature, weights=torch.float32)
         and stored(w13, scales[0], format)
         and stored(w2, scales[1], format)
-        and _together(signature, _packing(format))
+        and shapes(signature, w2="E C Q", w13=f"E {2 * packing(format)}*Q P")
+        and shapes(signature, w13="E H P", w2=f"E {packing(format)}*P Q", x=f"T {packing(format)}*P", ids="T K", weights="T K")
     )
-
-
-def _together(signature: Signature, packing: int) -> Support:
-    """YES if x, ids, weights and both matrices have shapes that belong together."""
-    inner = shapes(signature, w2="E C Q", w13=f"E {2 * packing}*Q P")
-    return inner and shapes(signature, w13="E H P", w2=f"E {packing}*P Q", x=f"T {packing}*P", ids="T K", weights="T K")
-
-
-def _packing(format: str) -> int:
-    return 1 if format == formats.PLAIN else formats.parse(format).packing
 
 
 KERNELS = (

@@ -138,4 +138,25 @@ inline Vec dot(Pairs a, Pairs b, Vec c) {
                           _mm256_castsi256_ps(_mm256_and_si256(b.r, high)), first.r)};
 }
 
+// Quantised numbers (`formats.h`).
+
+inline Pairs load_pairs(const e2m1_pair* p) {
+  const __m128i low = _mm_setr_epi8(0x00, 0x00, char(0x80), char(0xc0), 0x00, 0x40, char(0x80), char(0xc0),
+                                    0x00, 0x00, char(0x80), char(0xc0), 0x00, 0x40, char(0x80), char(0xc0));
+  const __m128i high = _mm_setr_epi8(0x00, 0x3f, 0x3f, 0x3f, 0x40, 0x40, 0x40, 0x40, char(0x80), char(0xbf), char(0xbf),
+                                     char(0xbf), char(0xc0), char(0xc0), char(0xc0), char(0xc0));
+  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)), nibble = _mm_set1_epi8(15);
+  const __m128i codes = _mm_unpacklo_epi8(_mm_and_si128(bytes, nibble), _mm_and_si128(_mm_srli_epi16(bytes, 4), nibble));
+  const __m128i l = _mm_shuffle_epi8(low, codes), h = _mm_shuffle_epi8(high, codes);
+  return {_mm256_set_m128i(_mm_unpackhi_epi8(l, h), _mm_unpacklo_epi8(l, h))};
+}
+
+// Integers below 2^8 are exact: of their floats the lower halves are 0.
+inline Pairs load_pairs(const int8_t* p) {
+  const __m256i both = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  const __m256 even = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(both, 16), 16));
+  const __m256 odd = _mm256_cvtepi32_ps(_mm256_srai_epi32(both, 16));
+  return {_mm256_or_si256(_mm256_srli_epi32(_mm256_castps_si256(even), 16), _mm256_castps_si256(odd))};
+}
+
 }  // namespace deepport::DEEPPORT_LEVEL

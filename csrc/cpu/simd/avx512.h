@@ -239,4 +239,35 @@ inline Vec dot(Pairs a, Pairs b, Vec c) {
 
 #endif
 
+// Quantised numbers (`formats.h`).
+
+// A byte becomes two words whose lowest bits are a number each.
+inline Pairs load_pairs(const e2m1_pair* p) {
+  const __m512i codes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return {_mm512_permutexvar_epi16(_mm512_or_si512(codes, _mm512_slli_epi32(codes, 12)), values_of_four_bits())};
+}
+
+// Times 2^exponent, right where every product is a normal number. The exponent's bias goes from 7 to 127 by an addition; NaN, 0 and
+// the subnormals, which come after it if magnitudes are counted from 127 around, get another number added instead.
+inline Pairs load_pairs(const e4m3* p, int exponent = 0) {
+  alignas(64) static constexpr uint16_t instead[32] = {0x77d0, 0, 0x3af0, 0x3b60, 0x3b90, 0x3bc0, 0x3bd0, 0x3be0, 0x3bf0};
+  const __m512i power = _mm512_set1_epi16(int16_t(exponent * 128)), of = _mm512_load_si512(instead);
+  const __m512i special = _mm512_mask_add_epi16(of, 0x1fc, of, power);  // the subnormals alone
+  const __m512i codes = _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  const __m512i next = _mm512_add_epi16(codes, _mm512_set1_epi16(1));
+  const __mmask32 is = _mm512_cmplt_epu16_mask(_mm512_slli_epi16(next, 9), _mm512_set1_epi16(9 << 9));
+  const __m512i normal = _mm512_add_epi16(power, _mm512_set1_epi16(120 << 7));
+  const __m512i bias = _mm512_mask_permutexvar_epi16(normal, is, next, special);
+  const __m512i fields = _mm512_and_si512(_mm512_slli_epi16(codes, 4), _mm512_set1_epi16(int16_t(0x87f0)));
+  return {_mm512_add_epi16(fields, bias)};
+}
+
+// Integers below 2^8 are exact: of their floats the lower halves are 0.
+inline Pairs load_pairs(const int8_t* p) {
+  const __m512i both = _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  const __m512 even = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(both, 16), 16));
+  const __m512 odd = _mm512_cvtepi32_ps(_mm512_srai_epi32(both, 16));
+  return {_mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(even), 16), _mm512_castps_si512(odd))};
+}
+
 }  // namespace deepport::DEEPPORT_LEVEL

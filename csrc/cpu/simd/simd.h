@@ -31,7 +31,10 @@
 
 namespace deepport::DEEPPORT_LEVEL {
 
-#if !defined(__AMX_BF16__)
+#if defined(__AMX_BF16__)
+constexpr bool has_tiles = true;
+#else
+constexpr bool has_tiles = false;
 struct Tiles {
   Tiles() {}
 };

@@ -1,0 +1,51 @@
+"""Linear layers in every number format (`csrc/cpu/linear.h`). Weights are read as they lie: one with gaps is left to others."""
+
+import torch
+from torch import Tensor
+
+from deepport import formats
+from deepport.kernel import Kernel, Signature, Support, no
+from deepport_cpu.native import call, dense, floats, shapes
+from deepport_cpu.numbers import numbers, packing, stored
+
+
+def linear(
+    x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = formats.PLAIN, wide: bool = False
+) -> Tensor:
+    tokens, rows, columns = x.shape[:-1].numel(), w.shape[0], x.shape[-1]
+    y = torch.empty((*x.shape[:-1], rows), dtype=torch.float32 if wide else x.dtype)
+    of = numbers(format, w.dtype, None if scale is None else scale.dtype)
+    call.linear(dense(x), w, dense(scale), y, x.dtype, y.dtype, of, tokens, 1, rows, columns)
+    return y
+
+
+def block_linear(x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = formats.PLAIN) -> Tensor:
+    (tokens, groups, columns), rows = x.shape, w.shape[1]
+    y = torch.empty((tokens, groups, rows), dtype=x.dtype)
+    of = numbers(format, w.dtype, None if scale is None else scale.dtype)
+    call.linear(dense(x), w, dense(scale), y, x.dtype, y.dtype, of, tokens, groups, rows, columns)
+    return y
+
+
+def _stored(signature: Signature) -> Support:
+    """YES if w is a tensor of its format that can be read as it lies."""
+    answer = floats(signature, "x") and stored(signature["w"], signature["scale"], signature["format"])
+    if answer and not signature["w"].contiguous:
+        return no("layout", "w is not contiguous, and a copy would be read and written")
+    return answer
+
+
+def _linear(signature: Signature) -> Support:
+    answer = _stored(signature)
+    return answer and shapes(signature, w="N P", x=f"... {packing(signature['format'])}*P")
+
+
+def _block_linear(signature: Signature) -> Support:
+    answer = _stored(signature)
+    return answer and shapes(signature, w="G N P", x=f"T G {packing(signature['format'])}*P")
+
+
+KERNELS = (
+    Kernel("linear", "native", linear, _linear),
+    Kernel("block_linear", "native", block_linear, _block_linear),
+)
