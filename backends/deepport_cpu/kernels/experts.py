@@ -56,7 +56,9 @@ def _moe_experts(signature: Signature) -> Support:
         and stored(w13, scales[0], format)
         and stored(w2, scales[1], format)
         and shapes(signature, w2="E C Q", w13=f"E {2 * packing(format)}*Q P")
-        and shapes(signature, w13="E H P", w2=f"E {packing(format)}*P Q", x=f"T {packing(format)}*P", ids="T K", weights="T K")
+        and shapes(
+            signature, w13="E H P", w2=f"E {packing(format)}*P Q", x=f"T {packing(format)}*P", ids="T K", weights="T K"
+        )
     )
 
 
