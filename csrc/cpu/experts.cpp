@@ -69,7 +69,8 @@ class Experts {
     sort(ids, experts);
     h_ = Scratch<Hidden>::get<F>(groups_[count_].place * whole(w2_.columns, 32));
     const int64_t blocks = whole(w2_.columns, row_block) / row_block;
-    share(groups_, count_, blocks, grain(w13_.columns), [&](const Group& g, int64_t begin, int64_t end) { activate(g, begin, end); });
+    share(groups_, count_, blocks, grain(w13_.columns),
+          [&](const Group& g, int64_t begin, int64_t end) { activate(g, begin, end); });
     const int64_t across = whole(w2_.rows, row_block) / row_block;
     parallel(across, 1 + 64 / (count_ + 1), [&](int64_t begin, int64_t end) {
       const Tiles tiles;

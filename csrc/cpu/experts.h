@@ -18,5 +18,5 @@
   KERNEL(grouped_linear, const void* x, const void* w, const void* scale, Format format, const int32_t* offsets, void* y,     \
          Type type, int64_t count, int64_t experts, int64_t rows, int64_t columns)                                            \
   KERNEL(moe_experts, const void* x, const int32_t* ids, const float* weights, const void* w13, const void* w13_scale,        \
-         const void* w2, const void* w2_scale, Format format, void* out, Type type, int64_t tokens, int64_t k, int64_t experts, \
-         int64_t width, int64_t hidden, float limit)
+         const void* w2, const void* w2_scale, Format format, void* out, Type type, int64_t tokens, int64_t k,                \
+         int64_t experts, int64_t width, int64_t hidden, float limit)

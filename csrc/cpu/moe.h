@@ -5,8 +5,8 @@
 
 #include "types.h"
 
-// moe_dispatch: copies sorted by expert, stably. Expert e gets the rows offsets[e] .. offsets[e + 1]: rows[inverse[t, j]] = x[t] for
-// e = ids[t, j]. Copies whose id is no expert have places behind offsets[experts], and rows that are not written.
+// moe_dispatch: copies sorted by expert, stably. Expert e gets the rows offsets[e] .. offsets[e + 1]: rows[inverse[t, j]] = x[t]
+// for e = ids[t, j]. Copies whose id is no expert have places behind offsets[experts], and rows that are not written.
 // x [tokens, bytes]; ids, inverse [tokens, k]; offsets [experts + 1].
 //
 // moe_combine: out[t, c] = sum_j weights[t, j] * y[inverse[t, j], c] over the copies with ids[t, j] >= 0, in float32, rounded once.

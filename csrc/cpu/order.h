@@ -10,8 +10,8 @@ namespace deepport::DEEPPORT_LEVEL {
 // Whether an id names an expert; -1 is a dropped copy.
 inline bool kept(int32_t id, int64_t experts) { return uint32_t(id) < uint64_t(experts); }
 
-// A counting sort: place[i] is where copy i comes in the stable order by ids[i], dropped copies last, and expert e's copies have the
-// places offsets[e] .. offsets[e + 1].
+// A counting sort: place[i] is where copy i comes in the stable order by ids[i], dropped copies last, and expert e's copies have
+// the places offsets[e] .. offsets[e + 1].
 inline void sort_copies(const int32_t* ids, int64_t copies, int64_t experts, int32_t* offsets, int32_t* place) {
   for (int64_t e = 0; e <= experts; ++e) offsets[e] = 0;
   for (int64_t i = 0; i < copies; ++i)

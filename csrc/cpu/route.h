@@ -6,7 +6,8 @@
 #include "types.h"
 
 // s[t] = scoring(logits[t]) in float32; ids[t] = the k largest of s[t] + bias, of equal ones the lowest ids first, NaN before all;
-// or, with a table [vocabulary, k] (and then no bias), table[input_ids[t]]. weights[t, j] = scale * s[t, ids[t, j]] / (their sum + 1e-20).
+// or, with a table [vocabulary, k] (and then no bias), table[input_ids[t]]. weights[t, j] = scale * s[t, ids[t, j]] divided by their
+// sum + 1e-20.
 //
 // logits [tokens, experts]; k <= experts. Throws std::out_of_range for an input id or an expert outside its table.
 #define DEEPPORT_ROUTE(KERNEL)                                                                                         \
