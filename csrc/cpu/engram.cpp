@@ -74,7 +74,9 @@ constexpr int64_t block_channels = 256;
 template <class T>
 struct Convolution {
   const T* gated;
-  const float *w_norm, *w_conv, *factors;  // factors [rows, n]: 1 / rms of each token's streams
+  const float *w_norm, *factors;  // factors [rows, n]: 1 / rms of each token's streams
+  const void* w_conv;
+  Type w_type;
   float* state;
   const int32_t* slots;
   Ragged batch;
@@ -130,8 +132,11 @@ template <class T>
 void convolve(const Convolution<T>& by, int64_t stream, int64_t first, int64_t count) {
   struct Tag;
   float* weights = Scratch<Tag>::template get<float>(by.taps * block_channels);
-  for (int64_t c = 0; c < count; ++c)
-    for (int64_t j = 0; j < by.taps; ++j) weights[j * block_channels + c] = by.w_conv[(first + c + 1) * by.taps - 1 - j];
+  visit(by.w_type, [&](auto element) {
+    const auto* from = static_cast<const decltype(element)*>(by.w_conv);
+    for (int64_t c = 0; c < count; ++c)
+      for (int64_t j = 0; j < by.taps; ++j) weights[j * block_channels + c] = widen(from[(first + c + 1) * by.taps - 1 - j]);
+  });
   const Block block{stream, first, count, weights};
   for (int64_t b = 0; b < by.batch.sequences; ++b) {
     const int64_t low = by.batch.cu_seqlens[b], tokens = by.batch.cu_seqlens[b + 1] - low;
@@ -209,15 +214,15 @@ void engram_gate(const void* hidden, const void* key, const void* value, const f
   });
 }
 
-void engram_conv(const void* gated, const float* w_norm, const float* w_conv, float* state, const int32_t* slots,
+void engram_conv(const void* gated, const float* w_norm, const void* w_conv, Type w_type, float* state, const int32_t* slots,
                  const int32_t* cu_seqlens, void* out, Type type, int64_t tokens, int64_t sequences, int64_t places, int64_t n,
                  int64_t width, int64_t taps, int64_t dilation, float eps) {
   for (int64_t b = 0; b < sequences; ++b)
     if (slots[b] < 0 || slots[b] >= places) outside("engram_conv: a slot is none of the state's %lld", static_cast<long long>(places));
   visit(type, [&](auto element) {
     using T = decltype(element);
-    const Convolution<T> by{static_cast<const T*>(gated), w_norm, w_conv, nullptr, state, slots, {nullptr, cu_seqlens, sequences},
-                            static_cast<T*>(out), n, width, taps, dilation};
+    const Convolution<T> by{static_cast<const T*>(gated), w_norm, nullptr, w_conv, w_type, state, slots,
+                            {nullptr, cu_seqlens, sequences}, static_cast<T*>(out), n, width, taps, dilation};
     by.batch.check(tokens);
     convolve_all(by, tokens, eps);
   });

@@ -23,6 +23,6 @@
          int64_t sequences, int64_t layers, int64_t orders, int64_t heads, int64_t pad, int64_t boundary)                    \
   KERNEL(engram_gate, const void* hidden, const void* key, const void* value, const float* w_h, const float* w_k,            \
          void* gated, Type type, int64_t tokens, int64_t n, int64_t width, float eps, float clamp, int64_t zero)             \
-  KERNEL(engram_conv, const void* gated, const float* w_norm, const float* w_conv, float* state, const int32_t* slots,       \
-         const int32_t* cu_seqlens, void* out, Type type, int64_t tokens, int64_t sequences, int64_t places, int64_t n,      \
-         int64_t width, int64_t taps, int64_t dilation, float eps)
+  KERNEL(engram_conv, const void* gated, const float* w_norm, const void* w_conv, Type w_type, float* state,                 \
+         const int32_t* slots, const int32_t* cu_seqlens, void* out, Type type, int64_t tokens, int64_t sequences,           \
+         int64_t places, int64_t n, int64_t width, int64_t taps, int64_t dilation, float eps)

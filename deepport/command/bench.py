@@ -46,7 +46,7 @@ Model = Annotated[
     typer.Option(
         metavar="NAME|DIRECTORY",
         rich_help_panel=_WHAT,
-        help="A whole model: mini, mini-engram, demo, or a checkpoint. Default: mini, where no operator is named.",
+        help="A whole model: mini, mini-engram, tiny, demo, or a checkpoint. Default: mini, where no operator is named.",
     ),
 ]
 Depth = Annotated[

@@ -24,7 +24,7 @@ Model = Annotated[
     typer.Option(
         metavar="NAME|DIRECTORY",
         rich_help_panel=_PLACE,
-        help="A preset (demo, mini, mini-engram, v4-flash, v4-pro; all but demo with random weights) or a checkpoint directory.",
+        help="A checkpoint directory, or demo; or with random weights one of mini, mini-engram, tiny, v4-flash, v4-pro.",
     ),
 ]
 Dtype = Annotated[

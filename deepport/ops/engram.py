@@ -236,7 +236,7 @@ def conv_arguments(
     return {
         "gated": normal(g, total + 1, n, width, dtype=dtype),
         "w_norm": 1 + normal(g, n, width, scale=0.1),
-        "w_conv": normal(g, n * width, kernel),
+        "w_conv": normal(g, n * width, kernel, dtype=dtype),
         "state": normal(g, len(lengths) + 1, (kernel - 1) * dilation, n * width),
         "slots": torch.randperm(len(lengths) + 1, generator=g)[: len(lengths)].int(),
         "cu_seqlens": torch.tensor([0, *lengths]).cumsum(0).int(),
@@ -291,10 +291,10 @@ def engram_conv(
 ) -> tuple[Tensor, Tensor]:
     """`gated + silu(sum_j w_conv[:, K-1-j] rms(gated; w_norm)[t - j * dilation])`: a short causal depthwise convolution.
 
-    gated [T, n, C]; w_norm [n, C], w_conv [n*C, K] float32; state [S, (K-1)*dilation, n*C] float32, of which `slots [B]` are
-    these sequences' rows: the *normed* rows of the tokens before, the latest last, zeros before the start;
-    cu_seqlens [B+1] int32. Returns (out [T, n, C] in gated's dtype, zeros for padding rows; the new state,
-    without a gradient).
+    gated [T, n, C]; w_norm [n, C] float32; w_conv [n*C, K] of any dtype; state [S, (K-1)*dilation, n*C] float32, of which
+    `slots [B]` are these sequences' rows: the *normed* rows of the tokens before, the latest last, zeros before the start;
+    cu_seqlens [B+1] int32. Returns (out [T, n, C] in gated's dtype, zeros for padding rows; the new state, without a
+    gradient).
     """
     wide = accumulation(gated.dtype)
     x = gated.to(wide)

@@ -1,7 +1,7 @@
 """Configurations by name.
 
-`demo` is a trained checkpoint in this package; `mini` and `mini-engram` are for benchmarks, with random weights; `v4-flash` and
-`v4-pro` are the true dimensions, for planning and on meta.
+`demo` is a trained checkpoint in this package; `mini`, `mini-engram` and `tiny` are for benchmarks, with random weights;
+`v4-flash` and `v4-pro` are the true dimensions, for planning and on meta.
 """
 
 from __future__ import annotations
@@ -90,9 +90,29 @@ _MINI_ENGRAM = EngramConfig(
     n_embed_per_ngram=512,
 )
 
+TINY = replace(
+    MINI,
+    vocab_size=256,
+    hidden_size=64,
+    num_attention_heads=4,
+    head_dim=32,
+    qk_rope_head_dim=16,
+    q_lora_rank=32,
+    o_groups=2,
+    o_lora_rank=16,
+    n_routed_experts=8,
+    num_experts_per_tok=2,
+    moe_intermediate_size=32,
+    index_n_heads=4,
+    index_head_dim=32,
+    index_topk=16,
+)
+"""As deep as `mini`, with next to nothing to compute: what a step takes beside its arithmetic."""
+
 PRESETS: dict[str, Config] = {
     "mini": MINI,
     "mini-engram": replace(MINI, engram=_MINI_ENGRAM),
+    "tiny": TINY,
     "v4-flash": V4_FLASH,
     "v4-pro": V4_PRO,
 }

@@ -65,7 +65,7 @@ def engram_conv_(
 ) -> Tensor:  # fmt: skip
     out, (tokens, n, width) = like(gated), gated.shape
     call.engram_conv(
-        dense(gated), dense(w_norm), dense(w_conv), state, dense(slots), dense(cu_seqlens), out, gated.dtype,
+        dense(gated), dense(w_norm), dense(w_conv), w_conv.dtype, state, dense(slots), dense(cu_seqlens), out, gated.dtype,
         tokens, slots.shape[0], state.shape[0], n, width, w_conv.shape[1], dilation, eps,
     )  # fmt: skip
     return out
@@ -80,9 +80,10 @@ def engram_conv(
 
 
 def _conv(signature: Signature) -> Support:
-    kept = ("w_norm", "w_conv", "state")
+    kept = ("w_norm", "state")
     return (
         floats(signature, "gated")
+        and floats(signature, "w_conv")
         and dtypes(signature, **dict.fromkeys(kept, torch.float32))
         and dtypes(signature, slots=torch.int32, cu_seqlens=torch.int32)
         and shapes(

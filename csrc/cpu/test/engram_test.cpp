@@ -93,19 +93,20 @@ void gate_agrees(const Table& kernels, int64_t tokens, int64_t n, int64_t width,
 }
 
 // A convolution whose sequences go on call by call; every sequence's normed rows are remembered.
-template <class T>
+template <class T, class W = T>
 struct Convolution {
   std::mt19937 generator{3};
   int64_t n, width, taps, dilation, channels, depth;
   size_t sequences;
-  Guarded<float> w_norm, w_conv, state;
+  Guarded<float> w_norm, state;
+  Guarded<W> w_conv;
   Guarded<int32_t> slots;
   std::vector<std::vector<std::vector<double>>> normed;
 
   Convolution(size_t count, int64_t streams, int64_t of_stream, int64_t kernel, int64_t apart)
       : n(streams), width(of_stream), taps(kernel), dilation(apart), channels(n * width), depth((taps - 1) * dilation),
-        sequences(count), w_norm(normal<float>(generator, size_t(channels))), w_conv(normal<float>(generator, size_t(channels * taps))),
-        state((count + 1) * size_t(depth * channels)), slots(count),
+        sequences(count), w_norm(normal<float>(generator, size_t(channels))), state((count + 1) * size_t(depth * channels)),
+        w_conv(normal<W>(generator, size_t(channels * taps))), slots(count),
         normed(count, std::vector<std::vector<double>>(size_t(depth), std::vector<double>(size_t(channels)))) {
     for (size_t b = 0; b < count; ++b) slots[b] = int32_t(count - b);
   }
@@ -115,8 +116,8 @@ struct Convolution {
     const Guarded<T> gated = normal<T>(generator, size_t(batch.tokens * channels));
     Guarded<T> out(size_t(batch.tokens * channels));
     std::memset(static_cast<void*>(out.data()), 0x7f, out.size() * sizeof(T));
-    kernels.engram_conv(gated.data(), w_norm.data(), w_conv.data(), state.data(), slots.data(), batch.cu_seqlens.data(), out.data(),
-                        type_of<T>, batch.tokens, batch.sequences(), batch.sequences() + 1, n, width, taps, dilation, 1e-6f);
+    kernels.engram_conv(gated.data(), w_norm.data(), w_conv.data(), type_of<W>, state.data(), slots.data(), batch.cu_seqlens.data(),
+                        out.data(), type_of<T>, batch.tokens, batch.sequences(), batch.sequences() + 1, n, width, taps, dilation, 1e-6f);
     for (size_t b = 0; b < sequences; ++b) {
       for (int64_t t = batch.cu_seqlens[b]; t < batch.cu_seqlens[b + 1]; ++t) check(b, gated, out, t);
       for (int64_t r = 0; r < depth; ++r)
@@ -191,9 +192,11 @@ TEST(engram_convolution_of_any_size) {
     for (auto [taps, dilation] : {std::pair<int64_t, int64_t>{4, 3}, {3, 1}, {1, 2}}) {
       Convolution<float> wide(3, 2, width, taps, dilation);
       Convolution<bfloat16> narrow(3, 1, width, taps, dilation);
+      Convolution<bfloat16, float> mixed(3, 1, width, taps, dilation);
       for (const std::vector<int64_t>& lengths : std::vector<std::vector<int64_t>>{{1, 0, 20}, {1, 1, 1}, {2, 1, 0}, {0, 0, 0}, {5, 9, 4}}) {
         wide.go_on(kernels, lengths);
         narrow.go_on(kernels, lengths);
+        mixed.go_on(kernels, lengths);
       }
     }
 }
