@@ -69,7 +69,7 @@ class Repeated:
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         session = server()
-        capture = _capture(inputs[0].device)
+        capture = capturing(inputs[0].device)
         if capture is None or torch.is_grad_enabled() or not isinstance(session, Session) or session.watches:
             return self._function(*inputs)
         key = (session, *((t.shape, t.dtype) for t in inputs))
@@ -106,6 +106,7 @@ class _Captured:
         return self._result.clone()
 
 
-def _capture(device: torch.device) -> Capture | None:
+def capturing(device: torch.device) -> Capture | None:
+    """How the device's backend captures, None where it cannot."""
     started = backend.serving(device.type)
     return getattr(started.runtime, "capture", None) if started else None

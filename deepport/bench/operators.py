@@ -1,4 +1,8 @@
-"""Operators, timed one by one as a model calls them: through the dispatcher, by whoever serves them on the device."""
+"""Operators, timed one by one as a model calls them, by whoever serves them on the device.
+
+A decode step is captured and replayed where the device can do that (`deepport.graph`): so is an operator with few tokens, and
+what a call through the dispatcher takes stands beside it.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,7 @@ from deepport.bench.peak import MEMORY
 from deepport.bench.result import Served
 from deepport.bench.rotation import Arguments, rotate, streamed_bytes
 from deepport.bench.timing import Stopwatch, Turn
+from deepport.graph import Capture, Graph
 from deepport.op import Operator, operators
 from deepport.policy import REFERENCE, Session
 from deepport.record import Record
@@ -26,15 +31,30 @@ _LONG = 1e-3
 
 _MOST_CALLS = 4096
 
+_DECODING = 16
+"""Tokens up to which a call is one of a decode step."""
+
+_REPLAYED = 256
+"""Calls in a graph that uses the same arguments again and again."""
+
+CALLED = "call"
+"""The contestant that calls the operator alone, where ours is replayed."""
+
 
 @dataclass(frozen=True)
 class Place:
-    """Where and with what operators are timed. `beyond`: bytes that no cache holds."""
+    """Where and with what operators are timed.
+
+    Attributes:
+        beyond: bytes that no cache holds.
+        capture: how the device's backend captures steps; None where it does not, and each call goes through the dispatcher.
+    """
 
     device: torch.device
     stopwatch: Stopwatch
     limits: Limits
     beyond: int
+    capture: Capture | None = None
 
 
 class Timed:
@@ -42,7 +62,7 @@ class Timed:
 
     def __init__(self, work: Work, place: Place) -> None:
         self.operator: Operator[..., Any] = operators[work.operator]
-        self._place = place
+        self._place, self._tokens = place, work.tokens
         drawn = work.build(Generator().manual_seed(0))
         moved = {n: v.to(place.device) if isinstance(v, Tensor) else v for n, v in drawn.items()}
         given = {n: moved.get(n, self.operator.defaults.get(n)) for n in self.operator.parameters}
@@ -73,9 +93,31 @@ class Timed:
             calls = min(max(2 * calls, int(calls * _LONG / max(seconds, 1e-9))), most)
         return lambda: self._time(run, calls) / calls
 
-    def _time(self, run: Callable[..., object], calls: int) -> float:
+    def replayed(self) -> Turn | None:
+        """A turn that replays a call with each variant; None where the device cannot, or the work is not a decode step's."""
+        capture = self._place.capture
+        if capture is None or self._tokens > _DECODING or self.served.implementation == REFERENCE:
+            return None
+        calls = list(self._variants) * (1 if self.cold else _REPLAYED)
+
+        def step() -> Tensor:
+            for arguments in calls:
+                self.operator(*arguments)
+            return torch.empty(0)
+
+        _, graph = capture(step, (), None)
+        return None if isinstance(graph, str) else lambda: self._replay(graph, len(calls))
+
+    def _replay(self, graph: Graph, calls: int) -> float:
+        self._forget()
+        return self._place.stopwatch.seconds(graph.replay) / calls
+
+    def _forget(self) -> None:
         if self._evict:
             self._place.limits.probe(MEMORY)
+
+    def _time(self, run: Callable[..., object], calls: int) -> float:
+        self._forget()
         variants = self._variants
         run(*variants[0])  # instructions and activations are warm, as in a step
         variants.rotate(-1)
@@ -94,10 +136,12 @@ def measure(work: Work, place: Place, rounds: int, over: Callable[[], bool], pee
     with torch.inference_mode():
         timed = Timed(work, place)
         need = Need(timed.cost.flops, timed.cost.bytes, dtype, timed.cold, work.row)
-        turns = {OURS: timed.turn(timed.operator)}
+        replayed, called = timed.replayed(), timed.turn(timed.operator)
+        turns = {OURS: called} if replayed is None else {OURS: replayed, CALLED: called}
         if peers and timed.served.implementation != REFERENCE:
             turns[REFERENCE] = timed.turn(timed.operator.reference)
         return contest(
             turns, need, place.limits, rounds, over, kind="operator", name=work.operator, model=work.model,
-            label=work.label, tokens=work.tokens, dtype=dtype, format=work.format, served=(timed.served,),
+            replayed=replayed is not None, label=work.label, tokens=work.tokens, dtype=dtype, format=work.format,
+            served=(timed.served,),
         )  # fmt: skip

@@ -96,6 +96,7 @@ class Figure(_Frozen):
         bound: seconds that the limit allows, at the median.
         share: bound over time, each with the probe taken in the same round; None without a limit.
         seconds: of one call, or one step.
+        replayed: an operator's calls were captured and replayed, as in a decode step; else each went through the dispatcher.
     """
 
     kind: Kind
@@ -114,6 +115,7 @@ class Figure(_Frozen):
     bound: float | None = None
     seconds: Spread
     share: Spread | None = None
+    replayed: bool = False
     against: tuple[Against, ...] = ()
 
     @property

@@ -24,6 +24,7 @@ from deepport.bench.result import Figure, Peer, Report
 from deepport.bench.timing import Budget, Stopwatch
 from deepport.bench.wholes import Asked, Wholes
 from deepport.conformance.run import check_operators
+from deepport.graph import capturing
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def run(request: Request, listener: Listener) -> Report:
     beyond = machine.beyond(machine.caches())
     stopwatch = Stopwatch(started.runtime)
     limits = Limits(peaks(request.backend, device, beyond), stopwatch)
-    place = operators.Place(device, stopwatch, limits, beyond)
+    place = operators.Place(device, stopwatch, limits, beyond, capturing(device))
     with keeping(found):
         wholes = None if request.model is None else Wholes(request.model, request.rounds, limits, stopwatch, found)
         listener.begun(len(works) + (0 if wholes is None else wholes.count))

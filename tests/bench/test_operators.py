@@ -13,9 +13,10 @@ from bench.clocks import Clock
 from deepport import backend
 from deepport.bench.grid import Work
 from deepport.bench.limits import Limits
-from deepport.bench.operators import Place, measure
+from deepport.bench.operators import CALLED, Place, measure
 from deepport.bench.peak import MEMORY
 from deepport.bench.timing import Stopwatch
+from deepport.graph import capturing
 from deepport.kernel import Kernel
 from deepport.policy import REFERENCE
 from deepport.runtime import HostRuntime
@@ -93,6 +94,17 @@ def test_the_reference_takes_turns_only_with_a_kernel(kernel: Kernel, place: Pla
 
 def quantised(g: Generator) -> dict[str, Any]:
     return {"x": torch.ones(4, 32), "format": "mxfp4", "power_of_two": True}
+
+
+def test_few_tokens_are_replayed(limits: Limits) -> None:
+    """A call beside them says what the dispatcher takes."""
+    cpu = torch.device("cpu")
+    place = Place(cpu, Stopwatch(HostRuntime()), limits, 1000, capturing(cpu))
+    figure, many = (measure(replace(WORK, tokens=n), place, 2, never, peers=False).figure for n in (1, 64))
+    assert figure is not None and many is not None
+    assert (figure.replayed, many.replayed, many.against) == (True, False, ())
+    assert [a.peer for a in figure.against] == [CALLED]
+    assert figure.seconds.median < figure.against[0].seconds.median
 
 
 def test_what_streams_nothing_is_warm(kernel: Kernel, place: Place) -> None:
