@@ -10,7 +10,7 @@ import torch
 
 from deepport import backend
 from deepport.errors import BadInput
-from deepport.pages import on_huge_pages
+from deepport.pages import well_placed
 from deepport.runtime import HostRuntime
 from deepport.table import PLACEMENTS, Placement
 from deepport_model.checkpoint import load_weights, read_config, shape_weights
@@ -122,7 +122,7 @@ def _random(config: Config, target: Target, dtype: torch.dtype) -> Transformer:
     if needed > (free := target.free(target.device)):
         raise BadInput(f"the model needs {needed / 1e9:.1f} GB on {target.device}, {free / 1e9:.1f} GB are free")
     for name, tensor in transformer.state_dict(keep_vars=True).items():
-        empty = on_huge_pages(torch.empty_like(tensor, device=target.place(name)))
+        empty = well_placed(torch.empty_like(tensor, device=target.place(name)))
         owner, _, leaf = name.rpartition(".")
         is_parameter = isinstance(tensor, torch.nn.Parameter)
         setattr(transformer.get_submodule(owner), leaf, torch.nn.Parameter(empty) if is_parameter else empty)

@@ -18,7 +18,7 @@ from deepport_model.transformer import Transformer
 
 CHUNK = 4096
 BOUND = 1e-5
-"""max|difference| / max|logits| of kernels and references in float32. Measured: 1.8e-7; one lost page of 8,192 entries changes them by 1e-3."""
+"""max|difference| / max|logits| of kernels and references in float32. Measured: 1.8e-7; a lost page changes them by 1e-3."""
 
 
 def shallow(ratios: tuple[int, ...]) -> Config:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from deepport.errors import BadInput
-from deepport.pages import on_huge_pages
+from deepport.pages import well_placed
 from deepport.runtime import HostRuntime
 from deepport_model.checkpoint.config import read_block_hint
 from deepport_model.checkpoint.directory import open_files
@@ -70,7 +70,7 @@ def load_weights(
     devices = {i.name: torch.device(device(i.name) if callable(device) else device) for i in plan.items}
     _check_memory(plan, devices, free)
     empty = {i.name: torch.empty(i.shape, dtype=i.dtype, device=devices[i.name]) for i in plan.items}
-    tensors = {name: on_huge_pages(tensor) for name, tensor in empty.items()}
+    tensors = {name: well_placed(tensor) for name, tensor in empty.items()}
     _read_all(plan, tensors, progress or (lambda done, total: None))
     for item in plan.items:
         _check_ids(item, model, tensors[item.name])
