@@ -63,9 +63,11 @@ void begin_tile(const float* c, int64_t ldc) {
     tile_zero<tile>();
 }
 
-// M by N tiles of c: four, where the rows and columns suffice.
+// M by N tiles of c: four, where the rows and columns suffice. `ahead`: rows of a from here on are brought nearer meanwhile; 0
+// for none. Tiles are rows far apart, which processors do not fetch ahead by themselves.
 template <Sum sum, int M, int N>
-void tile_product(const bfloat16* a, int64_t lda, const bfloat16* b, int64_t panel, int64_t k, float* c, int64_t ldc) {
+void tile_product(const bfloat16* a, int64_t lda, const bfloat16* b, int64_t panel, int64_t k, float* c, int64_t ldc,
+                  int64_t ahead) {
   const int64_t row = lda * 2;
   begin_tile<sum, 0>(c, ldc);
   if (N == 2) begin_tile<sum, 1>(c + 16, ldc);
@@ -73,6 +75,7 @@ void tile_product(const bfloat16* a, int64_t lda, const bfloat16* b, int64_t pan
   if (M == 2 && N == 2) begin_tile<sum, 3>(c + 16 * ldc + 16, ldc);
   for (int64_t i = 0; i < k; i += 32) {
     const bfloat16* right = b + i * panel_columns;
+    for (int64_t r = 0; r < ahead; ++r) prefetch(a + (16 * M + r) * lda + i);
     tile_load<6>(right, 64);
     tile_load<4>(a + i, row);
     tile_dot<0, 4, 6>();
@@ -87,18 +90,20 @@ void tile_product(const bfloat16* a, int64_t lda, const bfloat16* b, int64_t pan
 }
 
 template <Sum sum, int N>
-void by_tiles(const bfloat16* a, int64_t lda, int64_t m, const bfloat16* b, int64_t panel, int64_t k, float* c, int64_t ldc) {
+void by_tiles(const bfloat16* a, int64_t lda, int64_t m, const bfloat16* b, int64_t panel, int64_t k, float* c, int64_t ldc,
+              int64_t ahead) {
   int64_t i = 0;
-  for (; i + 32 <= m; i += 32) tile_product<sum, 2, N>(a + i * lda, lda, b, panel, k, c + i * ldc, ldc);
-  if (i < m) tile_product<sum, 1, N>(a + i * lda, lda, b, panel, k, c + i * ldc, ldc);
+  for (; i + 32 <= m; i += 32) tile_product<sum, 2, N>(a + i * lda, lda, b, panel, k, c + i * ldc, ldc, ahead);
+  if (i < m) tile_product<sum, 1, N>(a + i * lda, lda, b, panel, k, c + i * ldc, ldc, 0);
 }
 
 #endif
 
 template <Sum sum, int panels, class F>
-void panels_product(const F* a, int64_t lda, int64_t m, const F* b, int64_t panel, int64_t k, float* c, int64_t ldc) {
+void panels_product(const F* a, int64_t lda, int64_t m, const F* b, int64_t panel, int64_t k, float* c, int64_t ldc,
+                    [[maybe_unused]] int64_t ahead) {
 #if defined(__AMX_BF16__)
-  if constexpr (std::is_same_v<F, bfloat16>) return by_tiles<sum, panels>(a, lda, m, b, panel, k, c, ldc);
+  if constexpr (std::is_same_v<F, bfloat16>) return by_tiles<sum, panels>(a, lda, m, b, panel, k, c, ldc, ahead);
 #endif
   constexpr int registers = Vec::lanes == 16 ? 16 : 8;  // for sums: half of those that the level has
   constexpr int R = registers * Vec::lanes / int(panel_columns) / panels;
@@ -111,18 +116,20 @@ void panels_product(const F* a, int64_t lda, int64_t m, const F* b, int64_t pane
 
 }  // namespace
 
-// b has n / 16 panels, `panel` numbers apart. At level amx a thread has `Tiles`.
+// b has n / 16 panels, `panel` numbers apart. At level amx a thread has `Tiles`. `ahead`: as many rows behind each 32 of a are
+// likely to be read next, and not to be in a cache.
 template <Sum sum = Sum::stored, class F>
-void product(const F* a, int64_t lda, int64_t m, const F* b, int64_t panel, int64_t n, int64_t k, float* c, int64_t ldc) {
+void product(const F* a, int64_t lda, int64_t m, const F* b, int64_t panel, int64_t n, int64_t k, float* c, int64_t ldc,
+             int64_t ahead = 0) {
   int64_t j = 0;
-  for (; j + 32 <= n; j += 32) panels_product<sum, 2>(a, lda, m, b + j / 16 * panel, panel, k, c + j, ldc);
-  if (j < n) panels_product<sum, 1>(a, lda, m, b + j / 16 * panel, panel, k, c + j, ldc);
+  for (; j + 32 <= n; j += 32, ahead = 0) panels_product<sum, 2>(a, lda, m, b + j / 16 * panel, panel, k, c + j, ldc, ahead);
+  if (j < n) panels_product<sum, 1>(a, lda, m, b + j / 16 * panel, panel, k, c + j, ldc, ahead);
 }
 
 // The same, of panels that follow each other.
 template <class F>
-void product(const F* a, int64_t lda, int64_t m, const F* b, int64_t n, int64_t k, float* c, int64_t ldc) {
-  product(a, lda, m, b, k * panel_columns, n, k, c, ldc);
+void product(const F* a, int64_t lda, int64_t m, const F* b, int64_t n, int64_t k, float* c, int64_t ldc, int64_t ahead = 0) {
+  product(a, lda, m, b, k * panel_columns, n, k, c, ldc, ahead);
 }
 
 }  // namespace deepport::DEEPPORT_LEVEL

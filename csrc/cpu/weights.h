@@ -118,11 +118,11 @@ void decode(const Weights& w, int64_t e, int64_t r, int64_t first, int64_t last,
 
 }  // namespace
 
-// Rows of factors, `stride` apart, that products may read: whole(columns, 32) of each.
+// Rows of factors, `stride` apart, that products may read: whole(columns, 32) of each. `ahead`: as many that follow are in memory.
 template <class F>
 struct Rows {
   const F* first;
-  int64_t stride;
+  int64_t stride, ahead = 0;
 };
 
 // The `count` rows of matrix e from r on, followed by rows of 0 up to `whole_count`. They stay where they are if they can be
@@ -132,7 +132,7 @@ Rows<F> rows(const Weights& w, int64_t e, int64_t r, int64_t count, int64_t whol
   const int64_t width = whole(w.columns, 32);
   constexpr Element same = std::is_same_v<F, float> ? Element::float32 : Element::bfloat16;
   if (w.format.element == same && width == w.columns && count == whole_count)
-    return {static_cast<const F*>(w.data) + (e * w.rows + r) * w.columns, width};
+    return {static_cast<const F*>(w.data) + (e * w.rows + r) * w.columns, width, whole_count};
   for (int64_t i = 0; i < count; ++i) decode(w, e, r + i, 0, w.columns, room + i * width, width);
   std::fill(room + count * width, room + whole_count * width, F{});
   return {room, width};
