@@ -15,4 +15,6 @@ void outside(const char* format, ...) {
   throw std::out_of_range(message);
 }
 
+void unfit(const char* message) { throw std::invalid_argument(message); }
+
 }  // namespace deepport

@@ -55,12 +55,12 @@ inline bool near(double found, double wanted, double relative, double absolute =
   return std::abs(found - wanted) <= relative * std::abs(wanted) + absolute;
 }
 
-// Whether the call throws std::out_of_range.
-template <class F>
+// Whether the call throws what refuses an index, or another error.
+template <class Error = std::out_of_range, class F>
 bool refused(F&& call) {
   try {
     call();
-  } catch (const std::out_of_range&) {
+  } catch (const Error&) {
     return true;
   }
   return false;
