@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from sessions import Watching
 from torch import Tensor
 
 from deepport import ops
@@ -148,13 +149,9 @@ def test_a_constant_may_be_read_on_the_host() -> None:
     assert not repeated.refusal
 
 
-class _Watching(Session):
-    watches = True
-
-
 def test_a_session_that_watches_sees_every_call() -> None:
     record, repeated = Record(), Repeated(normed)
-    with torch.inference_mode(), _Watching(record=record):
+    with torch.inference_mode(), Watching(record=record):
         for x in inputs():
             repeated(x)
     assert not repeated._captured

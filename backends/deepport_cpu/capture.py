@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from deepport.graph import Graph, refusals
+from deepport.graph import Graph, refusals, refuse
 from deepport.op import operators
 from deepport.record import Record, Row
 from deepport.server import server
@@ -31,12 +31,13 @@ def capture(
     """`function(*inputs)`, and its work to be replayed; or why it cannot be."""
     with ExitStack() as stack:
         journal = stack.enter_context(record.journal()) if record is not None else []
-        said = stack.enter_context(refusals())
+        refused = stack.enter_context(refusals())
         mode = stack.enter_context(_Mode(inputs, journal))
         stack.enter_context(_Reads(mode.read))
         with mode.noting():
             result = function(*inputs)
-    if refused := said or mode.refusals():
+        mode.refuse_what_changes()
+    if refused:
         return result, refused[0]
     graph = _Graph(mode.parts, mode.owners, journal)
     if record is not None:
@@ -106,7 +107,6 @@ class _Mode(TorchDispatchMode):
         self.parts: list[Recording | _Call] = [self._recording]
         self.owners: list[int] = []
         self._journal = journal
-        self._refusals: list[str] = []
         self.read: set[int] = set()
         self._made = set(map(_storage, inputs))
 
@@ -123,11 +123,10 @@ class _Mode(TorchDispatchMode):
             self._recording.end()
             self._own(-1)
 
-    def refusals(self) -> list[str]:
-        """Why this cannot be replayed. What the host has read must be the same each time: nothing that the work writes to."""
+    def refuse_what_changes(self) -> None:
+        """What the host has read must be the same each time: nothing that the work writes to."""
         if self.read & self._made:
-            return [*self._refusals, "the host reads a tensor that changes from call to call"]
-        return self._refusals
+            refuse("the host reads a tensor that changes from call to call")
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -153,7 +152,7 @@ class _Mode(TorchDispatchMode):
         if torch.Tag.data_dependent_output in function.tags:
             self.read.update(map(_storage, given))
         elif _depends(function, args):
-            self._refusals.append(f"{function}: a shape depends on data")
+            refuse(f"{function}: a shape depends on data")
         elif function._schema.is_mutable or (not _allocates(function) and not _aliases(made, given)):
             self._note(function, args, kwargs, result)
             self._made.update(map(_storage, made))

@@ -3,6 +3,7 @@
 from functools import lru_cache
 
 import torch
+from torch import Tensor
 
 from deepport import formats
 from deepport.kernel import YES, Support, TensorSpec, no
@@ -15,9 +16,13 @@ Numbers = tuple[int, bool, int, int]
 """Element, whether scales are powers of two, rows and columns of a block."""
 
 
+def numbers(format: str, data: Tensor, scale: Tensor | None) -> Numbers:
+    """Those of a tensor in a format."""
+    return _numbers(format, data.dtype, None if scale is None else scale.dtype)
+
+
 @lru_cache
-def numbers(format: str, data: torch.dtype, scale: torch.dtype | None) -> Numbers:
-    """A format whose data and scale have these dtypes."""
+def _numbers(format: str, data: torch.dtype, scale: torch.dtype | None) -> Numbers:
     if format == formats.PLAIN:
         return FLOATS.index(data), False, 0, 0
     found = formats.parse(format)

@@ -73,9 +73,9 @@ class Lie:
 def indexed(operator: str) -> list[tuple[str, str, int]]:
     """The tensors of indices in the operator's cases: case, argument, how many numbers."""
     return [
-        (case.label, name, value.numel())
-        for case in getattr(ops, operator).cases
-        for name, value in case.arguments().items()
+        (label, name, value.numel())
+        for label, arguments in _cases(operator).items()
+        for name, value in arguments.items()
         if isinstance(value, Tensor) and value.dtype in (torch.int32, torch.int64) and value.numel()
     ]
 

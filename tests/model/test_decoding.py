@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from sessions import Watching
 from torch import Tensor
 
 from deepport.policy import Session
@@ -17,10 +18,6 @@ from deepport_model.transformer import Transformer, cast, chunks
 ENGRAM = EngramConfig((1, 4), (97, 101), 40, n_embed_per_ngram=256, n_head_per_ngram=8)
 PROMPTS = (3, 140, 126)
 """Tokens: sequences of which one has no compressed entry yet, and two are beyond the window or soon will be."""
-
-
-class _Watching(Session):
-    watches = True
 
 
 def model(config: Config, dtype: torch.dtype) -> Transformer:
@@ -53,7 +50,7 @@ def decoded(transformer: Transformer, session: Callable[[], Session], steps: int
 @pytest.mark.parametrize("config", [TINY, replace(TINY, engram=ENGRAM)], ids=["plain", "engram"])
 def test_replayed_steps_are_what_computed_ones_are(config: Config, dtype: torch.dtype) -> None:
     transformer = model(config, dtype)
-    computed, _ = decoded(transformer, _Watching)
+    computed, _ = decoded(transformer, Watching)
     replayed, refusal = decoded(transformer, Session)
     assert not refusal
     assert all(torch.equal(a, b) for a, b in zip(computed, replayed, strict=True))

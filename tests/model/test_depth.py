@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 from model.test_decoding import model
+from sessions import References
 from torch import Tensor
 
 from deepport.policy import Session
-from deepport_model.cache import Cache, LayerCache
+from deepport_model.cache import Cache, LayerCache, Pages
 from deepport_model.config import Config
 from deepport_model.presets import TINY
 from deepport_model.transformer import Transformer
@@ -29,20 +30,14 @@ def shallow(ratios: tuple[int, ...]) -> Config:
     )  # fmt: skip
 
 
-class _References(Session):
-    def _backend(self, *_: object) -> None:
-        return None
-
-
-def pages(layer: LayerCache) -> list[Tensor]:
-    """The window, then entries and keys where there are any."""
-    return [layer.window.data, *(part.pages.data for part in (layer.entries, layer.keys) if part is not None)]
+def pages(layer: LayerCache) -> list[Pages]:
+    """The window's, then those of entries and keys where there are any."""
+    return [layer.window, *(part.pages for part in (layer.entries, layer.keys) if part is not None)]
 
 
 def widen(cache: Cache) -> None:
-    for layer in cache.layers:
-        for part in (layer.window, *(p.pages for p in (layer.entries, layer.keys) if p is not None)):
-            part.data = part.data.float()
+    for part in (p for layer in cache.layers for p in pages(layer)):
+        part.data = part.data.float()
 
 
 def walked(transformer: Transformer, depth: int) -> Cache:
@@ -63,7 +58,7 @@ def test_a_walk(ratios: tuple[int, ...], depth: int) -> None:
     with torch.inference_mode(), Session():
         cache = walked(model(config, torch.bfloat16), depth)
     for ratio, layer in zip(ratios, cache.layers, strict=True):
-        window, *rest = (t.nbytes for t in pages(layer))
+        window, *rest = (p.data.nbytes for p in pages(layer))
         assert window < 2 * (CHUNK + 512) * config.head_dim
         for found, width in zip(rest, (config.head_dim, config.index_head_dim), strict=False):
             assert 2 * width * depth // ratio <= found <= 2 * width * (depth // ratio + 64)
@@ -74,11 +69,11 @@ def test_a_walk(ratios: tuple[int, ...], depth: int) -> None:
         """The next token's logits; `forgets`: an early page of the last layer's entries is lost."""
         mine = deepcopy(cache)
         if forgets is not None:
-            pages(mine.layers[-1])[1][forgets] = 0
+            pages(mine.layers[-1])[1].data[forgets] = 0
         with torch.inference_mode(), session():
             return exact.step(mine.append({0: [7]}), mine)
 
-    expected = last(_References)
+    expected = last(References)
     scale = expected.abs().max()
     assert (last(Session) - expected).abs().max() < BOUND * scale
     assert (last(Session, forgets=1) - expected).abs().max() > 50 * BOUND * scale, "the check sees a page that is lost"

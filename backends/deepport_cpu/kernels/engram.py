@@ -80,11 +80,10 @@ def engram_conv(
 
 
 def _conv(signature: Signature) -> Support:
-    kept = ("w_norm", "state")
     return (
         floats(signature, "gated")
         and floats(signature, "w_conv")
-        and dtypes(signature, **dict.fromkeys(kept, torch.float32))
+        and dtypes(signature, w_norm=torch.float32, state=torch.float32)
         and dtypes(signature, slots=torch.int32, cu_seqlens=torch.int32)
         and shapes(
             signature,

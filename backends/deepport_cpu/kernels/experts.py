@@ -14,7 +14,7 @@ from deepport_cpu.numbers import numbers, packing, stored
 def grouped_linear(x: Tensor, w: Tensor, scale: Tensor | None, format: str, offsets: Tensor) -> Tensor:
     (count, columns), (experts, rows, _) = x.shape, w.shape
     y = torch.empty(count, rows, dtype=x.dtype)
-    of = numbers(format, w.dtype, None if scale is None else scale.dtype)
+    of = numbers(format, w, scale)
     call.grouped_linear(dense(x), dense(w), dense(scale), of, dense(offsets), y, x.dtype, count, experts, rows, columns)
     return y
 
@@ -34,7 +34,7 @@ def moe_experts(
 ) -> Tensor:  # fmt: skip
     (tokens, width), k, experts = x.shape, ids.shape[1], w13.shape[0]
     out = torch.empty(tokens, width, dtype=x.dtype)
-    of = numbers(format, w13.dtype, None if w13_scale is None else w13_scale.dtype)
+    of = numbers(format, w13, w13_scale)
     call.moe_experts(
         dense(x), dense(ids), dense(weights), dense(w13), dense(w13_scale), dense(w2), dense(w2_scale), of,
         out, x.dtype, tokens, k, experts, width, w13.shape[1] // 2, inf if limit is None else limit,
@@ -49,7 +49,7 @@ def _moe_experts(signature: Signature) -> Support:
         return no("dtype", "w13 and w2, or their scales, have different dtypes")
     if w13.shape[1] % 2:
         return no("shape", f"w13 is {list(w13.shape)}, which has no halves")
-    return (
+    return (  # two lists of shapes: a name is only known behind where it first stands alone
         floats(signature, "x")
         and dtypes(signature, ids=torch.int32)
         and dtypes(signature, weights=torch.float32)

@@ -6,7 +6,7 @@ from torch import Tensor
 from deepport import formats
 from deepport.kernel import Kernel, Signature, Support, no
 from deepport_cpu.native import FLOATS, call, dense, dtypes, shapes
-from deepport_cpu.numbers import numbers, stored
+from deepport_cpu.numbers import numbers, packing, stored
 
 
 def engram_gather(
@@ -16,9 +16,9 @@ def engram_gather(
     format: str = formats.PLAIN,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    width = rows.shape[1] * (1 if format == formats.PLAIN else formats.parse(format).packing)
+    width = rows.shape[1] * packing(format)
     found = torch.empty((*ids.shape, width), dtype=dtype)
-    of = numbers(format, rows.dtype, None if scale is None else scale.dtype)
+    of = numbers(format, rows, scale)
     call.engram_gather(rows, scale, of, dense(ids), found, dtype, ids.numel(), rows.shape[0], width)
     return found
 

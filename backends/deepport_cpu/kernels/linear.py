@@ -12,23 +12,27 @@ from deepport_cpu.native import call, dense, floats, shapes
 from deepport_cpu.numbers import numbers, packing, stored
 
 _MANY = 128
+"""Tokens from which on oneDNN is the faster one, by tiles."""
 
 
 def linear(
     x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = formats.PLAIN, wide: bool = False
 ) -> Tensor:
-    tokens, rows, columns = x.shape[:-1].numel(), w.shape[0], x.shape[-1]
-    y = torch.empty((*x.shape[:-1], rows), dtype=torch.float32 if wide else x.dtype)
-    of = numbers(format, w.dtype, None if scale is None else scale.dtype)
-    call.linear(dense(x), w, dense(scale), y, x.dtype, y.dtype, of, tokens, 1, rows, columns)
-    return y
+    y = torch.empty((*x.shape[:-1], w.shape[0]), dtype=torch.float32 if wide else x.dtype)
+    return _multiplied(x, w, scale, format, y, x.shape[:-1].numel(), 1)
 
 
 def block_linear(x: Tensor, w: Tensor, scale: Tensor | None = None, format: str = formats.PLAIN) -> Tensor:
-    (tokens, groups, columns), rows = x.shape, w.shape[1]
-    y = torch.empty((tokens, groups, rows), dtype=x.dtype)
-    of = numbers(format, w.dtype, None if scale is None else scale.dtype)
-    call.linear(dense(x), w, dense(scale), y, x.dtype, y.dtype, of, tokens, groups, rows, columns)
+    tokens, groups, _ = x.shape
+    return _multiplied(x, w, scale, format, torch.empty((tokens, groups, w.shape[1]), dtype=x.dtype), tokens, groups)
+
+
+def _multiplied(x: Tensor, w: Tensor, scale: Tensor | None, format: str, y: Tensor, tokens: int, groups: int) -> Tensor:
+    """y, which becomes what x [tokens, groups, columns] and w [groups, rows, columns] give."""
+    of = numbers(format, w, scale)
+    call.linear(
+        dense(x), w, dense(scale), y, x.dtype, y.dtype, of, tokens, groups, w.shape[-2], x.shape[-1],
+    )  # fmt: skip
     return y
 
 

@@ -14,7 +14,7 @@ def dequantize(data: Tensor, scale: Tensor, format: str, dtype: torch.dtype) -> 
     columns = packed * formats.parse(format).packing
     values = torch.empty((*stack, rows, columns), dtype=dtype)
     matrices = values.numel() // max(rows * columns, 1)
-    of = numbers(format, data.dtype, scale.dtype)
+    of = numbers(format, data, scale)
     call.dequantize(dense(data), dense(scale), of, values, dtype, matrices, rows, columns)
     return values
 
@@ -25,7 +25,7 @@ def quantize(x: Tensor, format: str, power_of_two: bool = True) -> tuple[Tensor,
     data = torch.empty((*stack, rows, columns // found.packing), dtype=found.dtype)
     scale = torch.empty((*stack, *found.scale_shape(rows, columns)), dtype=found.scale_dtype(power_of_two))
     matrices = x.numel() // max(rows * columns, 1)
-    of = numbers(format, data.dtype, scale.dtype)
+    of = numbers(format, data, scale)
     call.quantize(dense(x), x.dtype, data, scale, of, matrices, rows, columns)
     return data, scale
 
