@@ -48,7 +48,7 @@ void by_tokens(const Call<T>& call, int64_t tokens, std::atomic<bool>& outside) 
       const Sight<T> sight(call, t);
       const Parts parts(sight.count());
       if (!parts.count()) nothing(call, t);
-      for (int64_t p = 0; p < parts.count(); ++p) worker.attend(t, sight, parts.begin(p), parts.end(p), all, p > 0);
+      for (int64_t p = 0; p < parts.count() && !outside; ++p) worker.attend(t, sight, parts.begin(p), parts.end(p), all, p > 0);
       if (parts.count()) finish(call, t, all);
     }
   });
@@ -65,7 +65,7 @@ void by_parts(const Call<T>& call, int64_t tokens, std::atomic<bool>& outside) {
   parallel(tokens * most, 1, [&](int64_t begin, int64_t end) {
     const Tiles tiles;
     Worker<T> worker(call, outside);
-    for (int64_t unit = begin; unit < end; ++unit) {
+    for (int64_t unit = begin; unit < end && !outside; ++unit) {  // what is refused need not be long
       const int64_t t = unit / most, p = unit % most;
       const Sight<T> sight(call, t);
       const Parts parts(sight.count());

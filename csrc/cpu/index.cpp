@@ -62,7 +62,7 @@ class Scorer {
   void choose(const Group& tokens, int64_t begin, int64_t end, Best* best) {
     for (int64_t t = tokens.begin; t < tokens.end; ++t)
       pack_transposed(call_.q + t * call_.heads * call_.size, call_.heads, call_.size, queries(t - tokens.begin));
-    for (int64_t s = begin; s < end; s += block) {
+    for (int64_t s = begin; s < end && !outside_; s += block) {  // what is refused need not be long
       const F* keys = read(tokens.sequence, s, std::min(s + block, end));
       for (int64_t t = tokens.begin; t < tokens.end; ++t) {
         const int64_t seen = std::min(end, call_.ready(t)) - s;
