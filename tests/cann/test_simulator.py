@@ -98,6 +98,11 @@ def test_a_signature_that_drifted_is_refused(program: Program, operator: str, si
     assert text.startswith(f"{operator}: {complaint}") if complaint else text == ""
 
 
+def test_results_are_variables_of_the_caller(program: Program) -> None:
+    text = program("drift")["elsewhere"]["text"]
+    assert text.startswith("expected uint64_t* workspaceSize after 'l l', but pointer came")
+
+
 def test_an_operator_s_check_is_the_vendor_s_refusal(program: Program) -> None:
     text = program("drift")["check"]["text"]
     assert "call aclnnAbs failed, error code is 161002" in text and text.endswith("aclnnAbs: it is not taken")

@@ -43,6 +43,9 @@ DTYPES = {
 }  # fmt: skip
 """aclDataType. What torch has no name for comes as bytes (34 hifloat8; 40, 41 float4): `tensor.acl.type` has the number."""
 
+FRAME = 4096
+"""Bytes of the caller's stack in which its variables are: torch_npu's lie at 160 to 272."""
+
 opapi = C.CDLL("libopapi.so")
 opapi.deepport_cann_kind.argtypes = [C.c_void_p]
 opapi.deepport_cann_readable.argtypes = [C.c_void_p, C.c_uint64]
@@ -114,6 +117,7 @@ class Call:
 
     def __init__(self, integers: Any, floats: Any, stack: Any) -> None:
         self._integers, self._floats, self._stack = integers, floats, stack
+        self.frame = C.cast(stack, C.c_void_p).value or 0
         self._taken = {"integers": 0, "floats": 0, "stack": 0}
 
     def word(self) -> int:
@@ -159,10 +163,18 @@ def arguments(text: str, call: Call) -> tuple[list[Any], int, int]:
     found = [_argument(i, argument, text, call) for i, argument in enumerate(wanted, 1)]
     workspace, executor = call.word(), call.word()
     for name, address in (("uint64_t* workspaceSize", workspace), ("aclOpExecutor** executor", executor)):
-        # torch_npu has both at 0 before the call: an address that holds something else is another argument's, or none.
-        if kind(address) or not readable(address, 8) or C.c_uint64.from_address(address).value:
+        if not _is_result(address, call.frame):
             raise Drift(f"expected {name} after {text!r}, but {_what(address)} came; {_came(wanted, call)}")
     return found, workspace, executor
+
+
+def _is_result(address: int, frame: int) -> bool:
+    """Whether a call's result goes there: torch_npu has both as variables of the caller, at 0 before the call.
+
+    Any other address is another argument's, or what happens to lie on the stack behind the last argument, which may well be
+    the address of some zeros.
+    """
+    return 0 <= address - frame < FRAME and readable(address, 8) and not C.c_uint64.from_address(address).value
 
 
 def _argument(place: int, argument: Argument, text: str, call: Call) -> Any:

@@ -265,7 +265,7 @@ def test_a_wrong_kernel_fails_again_and_another_backend_does_not(install: Distri
     assert again.implementation == "acme/fast" and not again.passes
     assert {g.gate for g in again.gates if g.status == "fail"} >= {"G2"}
     other = rerun(tmp_path / "b", "cpu")
-    assert other.passes and other.implementation == "reference"
+    assert other.passes and other.implementation == "cpu/native"
     assert other.changed == ("acme/fast was recorded",)
 
 

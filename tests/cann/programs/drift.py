@@ -1,5 +1,6 @@
 """aclnnAdd(self, other, alpha, out) and aclnnSoftmax(self, dim, out), read by right and wrong signatures."""
 
+import ctypes as C
 import dataclasses
 import json
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import torch_npu  # noqa: F401  (registers the device)
 x = torch.ones(3, device="npu")
 
 import cann.started  # noqa: E402, F401  (the device is open: its operators are declared)
+from cann import wire  # noqa: E402
 from cann.dispatch import Refused, operators  # noqa: E402
 
 ADD = (
@@ -39,6 +41,18 @@ def read_by(name: str, signature: str, call: Callable[[], object]) -> str:
     return ""
 
 
+def zeros_elsewhere() -> str:
+    """A call whose last two words are addresses of zeros, as they may lie on any stack, but not variables of its caller."""
+    memory = (C.c_uint64 * 1024)()
+    zeros = C.addressof(memory) + wire.FRAME
+    words = (C.c_uint64 * 6)(1, 2, zeros, zeros + 8)
+    try:
+        wire.arguments("l l", wire.Call(words, (C.c_uint64 * 8)(), C.cast(memory, C.POINTER(C.c_uint64))))
+    except wire.Drift as drift:
+        return str(drift)
+    return ""
+
+
 def refused(*arguments: object) -> None:
     raise Refused("it is not taken")
 
@@ -49,6 +63,7 @@ def main() -> None:
         "aclnnSoftmax": {s: read_by("aclnnSoftmax", s, lambda: torch.softmax(x, 0)) for s in SOFTMAX},
     }
     operators["aclnnAbs"] = dataclasses.replace(operators["aclnnAbs"], check=refused)
+    told["elsewhere"] = {"text": zeros_elsewhere()}
     try:
         x.abs()
     except RuntimeError as error:
