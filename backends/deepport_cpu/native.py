@@ -85,6 +85,16 @@ def _parsed(text: str) -> tuple[list[tuple[str, CodeType | None]], int]:
     return list(zip(names, formulas, strict=True)), names.index("...") if "..." in names else -1
 
 
+def gradients(signature: Signature, *outputs: str) -> Support:
+    """YES if each output's gradient, where there is one, is like the argument of this name."""
+    for place, (found, name) in enumerate(zip(signature["grads"], outputs, strict=False)):
+        wanted = signature[name]
+        if found is not None and (found.dtype, found.shape) != (wanted.dtype, wanted.shape):
+            what = f"grads[{place}] is {_shown(found.dtype)} {list(found.shape)}"
+            return no("dtype", f"{what}; the kernel takes {_shown(wanted.dtype)} {list(wanted.shape)}, as {name} is")
+    return YES
+
+
 def in_place(signature: Signature, *names: str) -> Support:
     """YES if these arguments, which the kernel writes to, lie in memory without gaps."""
     for name in names:

@@ -36,9 +36,12 @@ struct Paged {
   const int32_t* table;
   int64_t count, page, columns, width;
 
+  // That a sequence may have.
+  int64_t entries() const { return columns * page; }
+
   // Where an entry of a sequence lies, null outside of the table or of the pages.
   const T* row(int64_t sequence, int64_t entry) const {
-    if (entry < 0 || entry >= columns * page) return nullptr;
+    if (entry < 0 || entry >= entries()) return nullptr;
     const int64_t place = table[sequence * columns + entry / page];
     return place < 0 || place >= count ? nullptr : pages + (place * page + entry % page) * width;
   }

@@ -50,6 +50,14 @@ class Sight {
 
   int64_t count() const { return near_ + far_; }
 
+  // How many of them are the window's.
+  int64_t near() const { return near_; }
+
+  // Whether the tables have room for as many.
+  bool fits() const {
+    return near_ <= call_.window.entries() && far_ <= (chosen_ ? call_.selected : call_.compressed.entries());
+  }
+
   // Where its entries [begin, end) lie.
   void find(int64_t begin, int64_t end, const T** rows) const {
     for (int64_t i = begin; i < std::min(end, near_); ++i) *rows++ = call_.window.row(sequence_, oldest_ + i);

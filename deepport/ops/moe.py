@@ -234,9 +234,10 @@ def grouped_linear(x: Tensor, w: Tensor, scale: Tensor | None, format: str, offs
     """
     wide = accumulation(x.dtype)
     parts = []
+    matrices = w.unbind()  # the gradient of unbind is one tensor, that of w[e] a whole one for every expert
     for e, (low, high) in enumerate(pairwise(offsets.tolist())):
         if low < high:
-            matrix = formats.decode(w[e], None if scale is None else scale[e], format, wide)
+            matrix = formats.decode(matrices[e], None if scale is None else scale[e], format, wide)
             parts.append((x[low:high].to(wide) @ matrix.T).to(x.dtype))
     rest = x.shape[0] - sum(len(part) for part in parts)
     return torch.cat([*parts, x.new_zeros((rest, w.shape[1]))])

@@ -12,13 +12,15 @@ import torch
 from cpu.guarded import guarded
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
-from deepport import backend, ops
+from deepport import backend
+from deepport.conformance.grids import gradients
 from deepport.conformance.judge import judge
 from deepport.conformance.oracle import outputs, truth
 from deepport.errors import BackendBroken
 from deepport.kernel import Kernel
-from deepport.op import Operator
+from deepport.op import Operator, operators
 
 HOSTILE = (-(2**31), -7, -1, 0, 1, 3, 1000, 2**31 - 1)
 """Values for one index of a call: what an attacker, or a bug elsewhere, would write."""
@@ -46,10 +48,9 @@ def kernels() -> dict[str, Kernel]:
 def misfits(operator: str) -> list[Misfit]:
     """Every one that can be made of the operator's cases."""
     return [
-        Misfit(operator, case.label, name, dim, size)
-        for case in getattr(ops, operator).cases
-        for name, value in case.arguments().items()
-        if isinstance(value, Tensor)
+        Misfit(operator, label, name, dim, size)
+        for label, arguments in _cases(operator).items()
+        for name, value in _tensors(arguments).items()
         for dim, size in ((RANK, 1), *_sizes(value))
     ]
 
@@ -75,8 +76,8 @@ def indexed(operator: str) -> list[tuple[str, str, int]]:
     return [
         (label, name, value.numel())
         for label, arguments in _cases(operator).items()
-        for name, value in arguments.items()
-        if isinstance(value, Tensor) and value.dtype in (torch.int32, torch.int64) and value.numel()
+        for name, value in _tensors(arguments).items()
+        if value.dtype in (torch.int32, torch.int64) and value.numel()
     ]
 
 
@@ -88,8 +89,8 @@ def lies(draw: st.DrawFn, operator: str) -> Lie:
 
 def survive(lie: Lie) -> str:
     """Answer the call or refuse it, both are "": whoever reads or writes past an argument ends the process."""
-    operator, drawn = getattr(ops, lie.operator), _cases(lie.operator)[lie.label]
-    arguments = {name: guarded(value) if isinstance(value, Tensor) else value for name, value in drawn.items()}
+    operator, drawn = operators[lie.operator], _cases(lie.operator)[lie.label]
+    arguments = tree_map_only(Tensor, guarded, drawn)
     arguments[lie.argument].view(-1)[lie.place] = lie.value
     with torch.no_grad(), suppress(Exception):
         operator(**arguments)
@@ -98,7 +99,7 @@ def survive(lie: Lie) -> str:
 
 def verdict(misfit: Misfit) -> str:
     """What is wrong with how the call was answered, "" if nothing is: it must raise, or give what the reference gives."""
-    operator = getattr(ops, misfit.operator)
+    operator = operators[misfit.operator]
     arguments = _arguments(misfit)
     try:
         expected = outputs(operator, operator.reference, arguments)
@@ -130,12 +131,26 @@ def _raises(operator: Operator[..., Any], arguments: dict[str, Any], expected: E
 
 @cache
 def _cases(operator: str) -> dict[str, dict[str, Any]]:
-    return {c.label: c.arguments() for c in getattr(ops, operator).cases}
+    found = operators[operator]
+    return {c.label: c.arguments() for c in (gradients.cases(found) if operator.endswith("_backward") else found.cases)}
+
+
+def _tensors(arguments: dict[str, Any]) -> dict[str, Tensor]:
+    """By name, those of a list by `name.place`."""
+    listed = {n: dict(enumerate(a)) if isinstance(a, list) else {"": a} for n, a in arguments.items()}
+    return {f"{n}.{i}".rstrip("."): a for n, all in listed.items() for i, a in all.items() if isinstance(a, Tensor)}
+
+
+def _replaced(arguments: dict[str, Any], name: str, tensor: Tensor) -> dict[str, Any]:
+    argument, _, place = name.partition(".")
+    if not place:
+        return arguments | {argument: tensor}
+    return arguments | {argument: [tensor if str(i) == place else a for i, a in enumerate(arguments[argument])]}
 
 
 def _arguments(misfit: Misfit) -> dict[str, Any]:
     drawn = _cases(misfit.operator)[misfit.label]
-    return drawn | {misfit.argument: _resized(drawn[misfit.argument], misfit.dim, misfit.size)}
+    return _replaced(drawn, misfit.argument, _resized(_tensors(drawn)[misfit.argument], misfit.dim, misfit.size))
 
 
 def _resized(tensor: Tensor, dim: int, size: int) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from deepport.kernel import Kernel, Signature, Support, no
-from deepport_cpu.native import call, dense, dtypes, floats, like, shapes
+from deepport_cpu.native import call, dense, dtypes, floats, gradients, like, shapes
 
 
 def sparse_attention(
@@ -24,6 +24,29 @@ def sparse_attention(
     return o, lse
 
 
+def sparse_attention_backward(
+    grads: list[Tensor | None], output_mask: list[bool],
+    q: Tensor, window_pages: Tensor, window_table: Tensor, compressed_pages: Tensor | None, compressed_table: Tensor | None,
+    indices: Tensor | None, sink: Tensor | None, positions: Tensor, cu_seqlens: Tensor,
+    scale: float, window_size: int, ratio: int,
+) -> list[Tensor]:  # fmt: skip
+    if compressed_pages is None or compressed_table is None:
+        compressed_table = indices = None
+    grad = torch.zeros_like(q) if grads[0] is None else grads[0]
+    dq, dsink = like(q), None if sink is None else like(sink)
+    dwindow = torch.zeros(window_pages.shape)
+    dcompressed = None if compressed_pages is None else torch.zeros(compressed_pages.shape)
+    seen = None if compressed_table is None else compressed_pages
+    call.sparse_attention_backward(
+        dense(grad), dense(q), dense(window_pages), dense(window_table), dense(seen), dense(compressed_table),
+        dense(indices), dense(sink), dense(positions), dense(cu_seqlens), dq, dwindow, dcompressed, dsink, q.dtype, *q.shape,
+        cu_seqlens.shape[0] - 1, *_paging(window_pages, window_table), *_paging(seen, compressed_table),
+        0 if indices is None else indices.shape[1], scale, window_size, ratio,
+    )  # fmt: skip
+    found = (dq, dwindow.to(q.dtype), None if dcompressed is None else dcompressed.to(q.dtype), dsink)
+    return [g for g, wanted in zip(found, output_mask, strict=True) if wanted and g is not None]
+
+
 def _paging(pages: Tensor | None, table: Tensor | None) -> tuple[int, int, int]:
     """How many pages there are, entries in each, and columns of the table."""
     return (0, 1, 0) if pages is None or table is None else (pages.shape[0], pages.shape[1], table.shape[1])
@@ -41,6 +64,10 @@ def _sparse_attention(signature: Signature) -> Support:
         signature, q="T H D", window_pages="P page D", window_table="B M", compressed_pages="C entries D",
         compressed_table="B N", indices="T K", sink="H", positions="T", cu_seqlens="B+1",
     )  # fmt: skip
+
+
+def _sparse_attention_backward(signature: Signature) -> Support:
+    return gradients(signature, "q") and _sparse_attention(signature)
 
 
 def index_topk(
@@ -67,5 +94,6 @@ def _index_topk(signature: Signature) -> Support:
 
 KERNELS = (
     Kernel("sparse_attention", "native", sparse_attention, _sparse_attention),
+    Kernel("sparse_attention_backward", "native", sparse_attention_backward, _sparse_attention_backward),
     Kernel("index_topk", "native", index_topk, _index_topk),
 )
