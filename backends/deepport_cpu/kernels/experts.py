@@ -7,7 +7,7 @@ from torch import Tensor
 
 from deepport import formats
 from deepport.kernel import Kernel, Signature, Support, no
-from deepport_cpu.native import call, dense, dtypes, floats, shapes
+from deepport_cpu.native import call, dense, dtypes, floats, gradients, like, shapes
 from deepport_cpu.numbers import numbers, packing, stored
 
 
@@ -62,7 +62,29 @@ def _moe_experts(signature: Signature) -> Support:
     )
 
 
+def moe_experts_backward(
+    grads: list[Tensor | None], output_mask: list[bool],
+    x: Tensor, ids: Tensor, weights: Tensor, w13: Tensor, w2: Tensor, limit: float | None,
+    w13_scale: Tensor | None, w2_scale: Tensor | None, format: str,
+) -> list[Tensor]:  # fmt: skip
+    grad = torch.zeros_like(x) if grads[0] is None else grads[0]
+    dx, dweights = like(x), like(weights)
+    dw13, dw2 = (like(w) if wanted else None for w, wanted in zip((w13, w2), output_mask[2:], strict=True))
+    call.moe_experts_backward(
+        dense(grad), dense(x), dense(ids), dense(weights), dense(w13), dense(w2), dx, dweights, dw13, dw2,
+        x.dtype, *x.shape[:1], ids.shape[1], w13.shape[0], x.shape[1], w2.shape[2], inf if limit is None else limit,
+    )  # fmt: skip
+    return [g for g, wanted in zip((dx, dweights, dw13, dw2), output_mask, strict=True) if wanted and g is not None]
+
+
+def _moe_experts_backward(signature: Signature) -> Support:
+    if signature["format"] != formats.PLAIN:
+        return no("format", f"the kernel takes plain matrices, not {signature['format']}")
+    return floats(signature, "x", "w13", "w2") and gradients(signature, "x") and _moe_experts(signature)
+
+
 KERNELS = (
     Kernel("grouped_linear", "native", grouped_linear, _grouped_linear),
     Kernel("moe_experts", "native", moe_experts, _moe_experts),
+    Kernel("moe_experts_backward", "native", moe_experts_backward, _moe_experts_backward),
 )

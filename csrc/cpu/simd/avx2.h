@@ -117,6 +117,7 @@ inline void transpose(Vec (&x)[Vec::lanes]) {
   }
 }
 
+inline Vec where_at_most(Vec a, Vec b, Vec x) { return {_mm256_and_ps(_mm256_cmp_ps(a.r, b.r, _CMP_LE_OQ), x.r)}; }
 inline uint32_t greater(Vec a, Vec b) { return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(a.r, b.r, _CMP_GT_OQ))); }
 inline uint32_t number(Vec x) { return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(x.r, x.r, _CMP_ORD_Q))); }
 

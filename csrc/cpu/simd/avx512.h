@@ -144,6 +144,7 @@ inline void transpose(Vec (&x)[Vec::lanes]) {
   }
 }
 
+inline Vec where_at_most(Vec a, Vec b, Vec x) { return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a.r, b.r, _CMP_LE_OQ), x.r)}; }
 inline uint32_t greater(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.r, b.r, _CMP_GT_OQ); }
 inline uint32_t number(Vec x) { return _mm512_cmp_ps_mask(x.r, x.r, _CMP_ORD_Q); }
 

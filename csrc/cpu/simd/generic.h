@@ -117,6 +117,11 @@ inline void transpose(Vec (&x)[Vec::lanes]) {
     }
 }
 
+inline Vec where_at_most(Vec a, Vec b, Vec x) {
+  for (int i = 0; i < Vec::lanes; ++i) x.r[i] = a.r[i] <= b.r[i] ? x.r[i] : 0;
+  return x;
+}
+
 inline uint32_t greater(Vec a, Vec b) {
   uint32_t lanes = 0;
   for (int i = 0; i < Vec::lanes; ++i) lanes |= uint32_t(a.r[i] > b.r[i]) << i;

@@ -3,6 +3,7 @@
 // Vec holds `Vec::lanes` floats. Loads and stores need no alignment; `load_part`/`store_part` touch n < lanes elements, the rest
 // reads as 0. A store to bfloat16 rounds to nearest even. `least` and `most` return b where a or b is NaN. `swapped` exchanges
 // neighbours.
+// `where_at_most(a, b, x)` is x where a <= b, else 0.
 // `greater` and `number` (not NaN) are sets of lanes, a bit each; `store_chosen(p, x, set)` packs those lanes at p, and may write all
 // `lanes` elements. `numbered(from)` has the bits of the integers from, from + 1, ... `sums(x)` has the sum of each of `lanes`
 // vectors, and `transpose` turns their rows into columns. `store_normal` may store numbers below 2^-126 as 0, and is faster.
