@@ -39,6 +39,40 @@ def block_linear(x: Tensor, w: Tensor, scale: Tensor | None = None, format: str 
     return torch.bmm(x.transpose(0, 1), w.transpose(1, 2)).transpose(0, 1).contiguous()
 
 
+def _only(grads: list[Tensor | None]) -> Tensor:
+    """The gradient of the one output; `_backward` has seen that there is one."""
+    (grad,) = grads
+    if grad is None:
+        raise ValueError("the output has no gradient")
+    return grad
+
+
+def linear_backward(
+    grads: list[Tensor | None], output_mask: list[bool],
+    x: Tensor, w: Tensor, scale: Tensor | None, format: str, wide: bool,
+) -> list[Tensor]:  # fmt: skip
+    rows = _only(grads).reshape(-1, w.shape[0])
+    dx = [(rows @ w).view(x.shape)] if output_mask[0] else []
+    return [*dx, rows.T @ x.reshape(-1, x.shape[-1])] if output_mask[1] else dx
+
+
+def block_linear_backward(
+    grads: list[Tensor | None], output_mask: list[bool], x: Tensor, w: Tensor, scale: Tensor | None, format: str
+) -> list[Tensor]:
+    groups = _only(grads).transpose(0, 1)
+    dx = [torch.bmm(groups, w).transpose(0, 1).contiguous()] if output_mask[0] else []
+    return [*dx, torch.bmm(groups.transpose(1, 2), x.transpose(0, 1))] if output_mask[1] else dx
+
+
+def _backward(signature: Signature) -> Support:
+    if signature["format"] != formats.PLAIN:
+        return no("format", f"torch has no {signature['format']} GEMM on the CPU")
+    found = [t and t.dtype for t in (signature["grads"][0], signature["x"], signature["w"])]
+    if found not in ([torch.bfloat16] * 3, [torch.float32] * 3):
+        return no("dtype", f"grads[0], x and w are {found}; torch multiplies bfloat16 or float32")
+    return YES
+
+
 def grouped_linear(x: Tensor, w: Tensor, scale: Tensor | None, format: str, offsets: Tensor) -> Tensor:
     y = x.new_zeros((x.shape[0], w.shape[1]))
     for e, (low, high) in enumerate(pairwise(offsets.tolist())):
@@ -60,6 +94,8 @@ def _composable(signature: Signature) -> Support:
 KERNELS = (
     Kernel("linear", "onednn", linear, _linear),
     Kernel("block_linear", "onednn", block_linear, _bfloat16),
+    Kernel("linear_backward", "onednn", linear_backward, _backward),
+    Kernel("block_linear_backward", "onednn", block_linear_backward, _backward),
     Kernel("grouped_linear", "onednn", grouped_linear, _bfloat16),
     Kernel("moe_experts", "composed", composed.moe_experts, _composable),
 )
