@@ -13,12 +13,13 @@ from cpu.guarded import guarded
 from hypothesis import strategies as st
 from torch import Tensor
 
-from deepport import backend, ops
+from deepport import backend
+from deepport.conformance.grids import gradients
 from deepport.conformance.judge import judge
-from deepport.conformance.oracle import outputs, truth
+from deepport.conformance.oracle import listed, outputs, truth
 from deepport.errors import BackendBroken
 from deepport.kernel import Kernel
-from deepport.op import Operator
+from deepport.op import Operator, operators
 
 HOSTILE = (-(2**31), -7, -1, 0, 1, 3, 1000, 2**31 - 1)
 """Values for one index of a call: what an attacker, or a bug elsewhere, would write."""
@@ -34,6 +35,7 @@ class Misfit:
     operator: str
     label: str
     argument: str
+    entry: int  # of an argument that is a list
     dim: int
     size: int
 
@@ -46,11 +48,12 @@ def kernels() -> dict[str, Kernel]:
 def misfits(operator: str) -> list[Misfit]:
     """Every one that can be made of the operator's cases."""
     return [
-        Misfit(operator, case.label, name, dim, size)
-        for case in getattr(ops, operator).cases
-        for name, value in case.arguments().items()
-        if isinstance(value, Tensor)
-        for dim, size in ((RANK, 1), *_sizes(value))
+        Misfit(operator, label, name, entry, dim, size)
+        for label, arguments in _cases(operator).items()
+        for name, value in arguments.items()
+        for entry, tensor in enumerate(listed(value))
+        if isinstance(tensor, Tensor)
+        for dim, size in ((RANK, 1), *_sizes(tensor))
     ]
 
 
@@ -88,7 +91,7 @@ def lies(draw: st.DrawFn, operator: str) -> Lie:
 
 def survive(lie: Lie) -> str:
     """Answer the call or refuse it, both are "": whoever reads or writes past an argument ends the process."""
-    operator, drawn = getattr(ops, lie.operator), _cases(lie.operator)[lie.label]
+    operator, drawn = operators[lie.operator], _cases(lie.operator)[lie.label]
     arguments = {name: guarded(value) if isinstance(value, Tensor) else value for name, value in drawn.items()}
     arguments[lie.argument].view(-1)[lie.place] = lie.value
     with torch.no_grad(), suppress(Exception):
@@ -98,7 +101,7 @@ def survive(lie: Lie) -> str:
 
 def verdict(misfit: Misfit) -> str:
     """What is wrong with how the call was answered, "" if nothing is: it must raise, or give what the reference gives."""
-    operator = getattr(ops, misfit.operator)
+    operator = operators[misfit.operator]
     arguments = _arguments(misfit)
     try:
         expected = outputs(operator, operator.reference, arguments)
@@ -130,12 +133,15 @@ def _raises(operator: Operator[..., Any], arguments: dict[str, Any], expected: E
 
 @cache
 def _cases(operator: str) -> dict[str, dict[str, Any]]:
-    return {c.label: c.arguments() for c in getattr(ops, operator).cases}
+    declared = operators[operator].cases or gradients.cases(operators[operator])
+    return {c.label: c.arguments() for c in declared}
 
 
 def _arguments(misfit: Misfit) -> dict[str, Any]:
     drawn = _cases(misfit.operator)[misfit.label]
-    return drawn | {misfit.argument: _resized(drawn[misfit.argument], misfit.dim, misfit.size)}
+    entries = listed(drawn[misfit.argument])
+    entries[misfit.entry] = _resized(entries[misfit.entry], misfit.dim, misfit.size)
+    return drawn | {misfit.argument: entries if isinstance(drawn[misfit.argument], list) else entries[0]}
 
 
 def _resized(tensor: Tensor, dim: int, size: int) -> Tensor:
