@@ -23,8 +23,8 @@ NATIVE: dict[str, Kernel] = {k.operator: k for k in KERNELS}
 FORWARD = [name.removesuffix("_backward") for name in NATIVE]
 
 MARGIN = 2
-"""On the reference's own error. The worst measured is 1.5, at level scalar, which rounds a product before it is added; with AVX-512
-it is 1.0."""
+"""On the reference's own error. The worst measured is 1.5, at level scalar, which rounds products before it adds them; with
+AVX-512 it is 1.0."""
 
 FEW = 1e-5
 """Of the largest number, for scale and base: of so few, each a sum over all tokens, errors are too random for a ratio. The worst
