@@ -1,5 +1,8 @@
+#include <algorithm>
+
 #include "coefficients.h"
 #include "mhc.h"
+#include "pairwise.h"
 #include "parallel.h"
 #include "project.h"
 #include "scratch.h"
@@ -8,26 +11,6 @@
 
 namespace deepport::DEEPPORT_LEVEL {
 namespace {
-
-// f(m, s) for M rows from m on: s has the products of x with row m, by lanes.
-template <int M, class T, class F>
-void multiply_rows(const T* x, const T* rows, int64_t width, int64_t m, F&& f) {
-  Vec s[M];
-  for (Vec& of_row : s) of_row = zero();
-  each(width, [&](int64_t c, auto access) {
-    const Vec left = access.get(x + c);
-    for (int i = 0; i < M; ++i) s[i] = fma(left, access.get(rows + (m + i) * width + c), s[i]);
-  });
-  for (int i = 0; i < M; ++i) f(m + i, s[i]);
-}
-
-// The same for all of n rows.
-template <class T, class F>
-void multiply_each(const T* x, const T* rows, int64_t n, int64_t width, F&& f) {
-  int64_t m = 0;
-  for (; m + 4 <= n; m += 4) multiply_rows<4>(x, rows, width, m, f);
-  for (; m < n; ++m) multiply_rows<1>(x, rows, width, m, f);
-}
 
 // Gradients of results, and room for those of arguments; null for 0, and where nobody asks.
 template <class T>
@@ -51,6 +34,16 @@ struct Side {
   }
 };
 
+// d_pre[i] = d_y . x[i]
+template <class T>
+void collapse_back(const Coefficients& of, const T* d_y, const T* x, float* d) {
+  struct Tag;
+  float *products = Scratch<Tag>::template get<float>(of.n * (Vec::lanes + 1)), *found = products + of.n * Vec::lanes;
+  multiply_all<1>(d_y, x, of.n, of.width, products);
+  add_lanes(products, of.n, found);
+  for (int64_t i = 0; i < of.n; ++i) d[i * Vec::lanes] = found[i];
+}
+
 // Of a token, into the lane of `to` that is given: the projection, and gradients of the functions' results.
 template <class T>
 void take(const Coefficients& of, const T* x, const float* projected, const Gradients<T>& from, int64_t token, const Side& to,
@@ -59,8 +52,7 @@ void take(const Coefficients& of, const T* x, const float* projected, const Grad
   float *mixes = to.mixes + lane, *d = to.d + lane;
   const float factor = to.factors[lane] = of.factor(x);
   for (int64_t r = 0; r < of.rows; ++r) mixes[r * Vec::lanes] = projected[r] * factor;
-  if (from.y)
-    multiply_each(from.y + token * of.width, x, n, of.width, [&](int64_t i, Vec s) { d[i * Vec::lanes] = sum(s); });
+  if (from.y) collapse_back(of, from.y + token * of.width, x, d);
   if (from.post)
     for (int64_t i = 0; i < n; ++i) d[(n + i) * Vec::lanes] = from.post[token * n + i];
   if (from.comb)
@@ -126,7 +118,7 @@ void coefficients_back(const Coefficients& of, const T* streams, const float* pr
     float* room = Scratch<Tag>::template get<float>(Side::size(of.rows));
     for (int64_t group = begin; group < end; ++group) {
       const Side side(room, of.rows);
-      const int64_t first = group * step, count = tokens - first < step ? tokens - first : step;
+      const int64_t first = group * step, count = std::min(tokens - first, step);
       for (int64_t t = first; t < first + count; ++t)
         take(of, streams + t * size, projected + t * of.rows, from, t, side, t - first);
       back_to_logits(of, side, from.comb);
@@ -179,44 +171,72 @@ void widen_strips(const T* from, int64_t pitch, int64_t rows, int64_t columns, f
     each(columns, [&](int64_t c, auto access) { store(to + r * strip_columns + c, access.get(from + r * pitch + c)); });
 }
 
-// d_streams of some tokens and columns: what they, d_y and fn give. `wide` are the tokens' strips.
 template <class T>
-void strip_streams(const Coefficients& of, const float* by, const float* wide, const float* fn, const T* d_y, int64_t stream,
-                   int64_t tokens, int64_t columns, float* room, T* to) {
-  for (int64_t t = 0; t < tokens; ++t) {
-    const float* w = by + t * weights(of) + of.rows;
-    const Vec own = splat(w[0]), pre = splat(w[1 + stream]);
-    each(columns, [&](int64_t c, auto access) {
-      const Vec x = own * load(wide + t * strip_columns + c);
-      store(room + t * strip_columns + c, d_y ? fma(pre, access.get(d_y + t * of.width + c), x) : x);
+struct Strip {
+  const Coefficients& of;
+  const Gradients<T>& to;
+  int64_t stream, column, columns;  // of the stream, from `column` on
+  float *fn, *d_fn, *x, *d_x;       // strips of fn's rows, and of some tokens
+
+  static int64_t size(int64_t rows) { return 2 * (rows + strip_tokens) * strip_columns; }
+
+  Strip(float* room, const Coefficients& how, const Gradients<T>& all, int64_t number, int64_t first)
+      : of(how), to(all), stream(number), column(first), columns(std::min(of.width - first, strip_columns)),
+        fn(room), d_fn(fn + of.rows * strip_columns), x(d_fn + of.rows * strip_columns), d_x(x + strip_tokens * strip_columns) {
+    for (int64_t i = 0; i < size(of.rows); ++i) room[i] = 0;
+  }
+
+  // Where the strip begins in a token, or a row of fn.
+  int64_t at() const { return stream * of.width + column; }
+};
+
+// d_streams of `count` tokens from t on: what they themselves, d_y and fn give.
+template <class T>
+void streams_back(const Strip<T>& s, const float* by, int64_t t, int64_t count) {
+  const Coefficients& of = s.of;
+  const T* d_y = s.to.y ? s.to.y + t * of.width + s.column : nullptr;
+  for (int64_t i = 0; i < count; ++i) {
+    const float* w = by + i * weights(of) + of.rows;
+    const Vec own = splat(w[0]), pre = splat(w[1 + s.stream]);
+    each(s.columns, [&](int64_t c, auto access) {
+      const Vec from_x = own * load(s.x + i * strip_columns + c);
+      store(s.d_x + i * strip_columns + c, d_y ? fma(pre, access.get(d_y + i * of.width + c), from_x) : from_x);
     });
   }
-  add_product({by, weights(of), 1}, fn, tokens, of.rows, room);
-  for (int64_t t = 0; t < tokens; ++t)
-    each(columns, [&](int64_t c, auto access) { access.put(to + t * of.n * of.width + c, load(room + t * strip_columns + c)); });
+  add_product({by, weights(of), 1}, s.fn, count, of.rows, s.d_x);
+  T* to = s.to.streams + t * of.n * of.width + s.at();
+  for (int64_t i = 0; i < count; ++i)
+    each(s.columns, [&](int64_t c, auto access) { access.put(to + i * of.n * of.width + c, load(s.d_x + i * strip_columns + c)); });
 }
 
-// Of a strip that begins at column c of a stream: d_streams, and d_fn.
+// d_streams and d_fn of a strip; `by` are all tokens' weights.
 template <class T>
-void strip(const Coefficients& of, const T* streams, const float* fn, const float* by, const Gradients<T>& of_all, int64_t tokens,
-           int64_t stream, int64_t c) {
-  struct Tag;
-  const int64_t size = of.n * of.width, at = stream * of.width + c, height = of.rows * strip_columns;
-  const int64_t columns = of.width - c < strip_columns ? of.width - c : strip_columns, block = strip_tokens * strip_columns;
-  float *of_fn = Scratch<Tag>::template get<float>(2 * height + 2 * block), *d_fn = of_fn + height, *wide = d_fn + height;
-  for (int64_t i = 0; i < 2 * height + 2 * block; ++i) of_fn[i] = 0;
-  widen_strips(fn + at, size, of.rows, columns, of_fn);
+void strip_back(const Strip<T>& s, const T* streams, const float* fn, const float* by, int64_t tokens) {
+  const Coefficients& of = s.of;
+  const int64_t size = of.n * of.width;
+  widen_strips(fn + s.at(), size, of.rows, s.columns, s.fn);
   for (int64_t t = 0; t < tokens; t += strip_tokens, by += strip_tokens * weights(of)) {
-    const int64_t count = tokens - t < strip_tokens ? tokens - t : strip_tokens;
-    widen_strips(streams + t * size + at, size, count, columns, wide);
-    if (of_all.streams)
-      strip_streams(of, by, wide, of_fn, of_all.y ? of_all.y + t * of.width + c : nullptr, stream, count, columns, wide + block,
-                    of_all.streams + t * size + at);
-    if (of_all.fn) add_product({by, 1, weights(of)}, wide, of.rows, count, d_fn);
+    const int64_t count = std::min(tokens - t, strip_tokens);
+    widen_strips(streams + t * size + s.at(), size, count, s.columns, s.x);
+    if (s.to.streams) streams_back(s, by, t, count);
+    if (s.to.fn) add_product({by, 1, weights(of)}, s.x, of.rows, count, s.d_fn);
   }
-  if (!of_all.fn) return;
-  for (int64_t r = 0; r < of.rows; ++r)
-    each(columns, [&](int64_t i, auto access) { access.put(of_all.fn + r * size + at + i, load(d_fn + r * strip_columns + i)); });
+  for (int64_t r = 0; s.to.fn && r < of.rows; ++r) {
+    float* to = s.to.fn + r * size + s.at();
+    each(s.columns, [&](int64_t c, auto access) { access.put(to + c, load(s.d_fn + r * strip_columns + c)); });
+  }
+}
+
+template <class T>
+void strips_back(const Coefficients& of, const T* streams, const float* fn, const float* by, const Gradients<T>& to,
+                 int64_t tokens) {
+  const int64_t across = (of.width + strip_columns - 1) / strip_columns, products = tokens * of.rows * strip_columns;
+  parallel(of.n * across, 1 + 32768 / (products + 1), [&](int64_t begin, int64_t end) {
+    struct Tag;
+    float* room = Scratch<Tag>::template get<float>(Strip<T>::size(of.rows));
+    for (int64_t i = begin; i < end; ++i)
+      strip_back(Strip<T>(room, of, to, i / across, i % across * strip_columns), streams, fn, by, tokens);
+  });
 }
 
 // to[i] = the sum of what every group has, in their order.
@@ -229,20 +249,16 @@ void add_groups(const float* sums, int64_t groups, int64_t pitch, int64_t count,
 }
 
 template <class T>
-void collapse_back(const Coefficients& of, const T* streams, const float* fn, const Gradients<T>& of_all, int64_t tokens) {
+void backward(const Coefficients& of, const T* streams, const float* fn, const Gradients<T>& to, int64_t tokens) {
   struct Tag;
-  const int64_t size = of.n * of.width, groups = (tokens + Vec::lanes - 1) / Vec::lanes, pitch = of.rows + parts;
+  const int64_t groups = (tokens + Vec::lanes - 1) / Vec::lanes, pitch = of.rows + parts;
   float* projected = Scratch<Tag>::template get<float>(tokens * (of.rows + weights(of)) + groups * pitch);
   float *by = projected + tokens * of.rows, *sums = by + tokens * weights(of);
-  project(streams, fn, projected, tokens, of.rows, size);
-  coefficients_back(of, streams, projected, of_all, by, sums, tokens);
-  if (of_all.base) add_groups(sums, groups, pitch, of.rows, of_all.base);
-  if (of_all.scale) add_groups(sums + of.rows, groups, pitch, of.rows > of.n ? parts : 1, of_all.scale);
-  if (!of_all.streams && !of_all.fn) return;
-  const int64_t across = (of.width + strip_columns - 1) / strip_columns, products = tokens * of.rows * strip_columns;
-  parallel(of.n * across, 1 + 32768 / (products + 1), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) strip(of, streams, fn, by, of_all, tokens, i / across, i % across * strip_columns);
-  });
+  project(streams, fn, projected, tokens, of.rows, of.n * of.width);
+  coefficients_back(of, streams, projected, to, by, sums, tokens);
+  if (to.base) add_groups(sums, groups, pitch, of.rows, to.base);
+  if (to.scale) add_groups(sums + of.rows, groups, pitch, of.rows > of.n ? parts : 1, to.scale);
+  if (to.streams || to.fn) strips_back(of, streams, fn, by, to, tokens);
 }
 
 }  // namespace
@@ -253,8 +269,8 @@ void mhc_pre_backward(const void* d_y, const float* d_post, const float* d_comb,
   const Coefficients of{scale, base, n, width, (2 + n) * n, iters, eps, norm_eps};
   visit(type, [&](auto element) {
     using T = decltype(element);
-    const Gradients<T> of_all{static_cast<const T*>(d_y), d_post, d_comb, static_cast<T*>(d_streams), d_fn, d_scale, d_base};
-    collapse_back(of, static_cast<const T*>(streams), fn, of_all, tokens);
+    const Gradients<T> gradients{static_cast<const T*>(d_y), d_post, d_comb, static_cast<T*>(d_streams), d_fn, d_scale, d_base};
+    backward(of, static_cast<const T*>(streams), fn, gradients, tokens);
   });
 }
 
@@ -264,8 +280,8 @@ void mhc_head_backward(const void* d_y, const void* streams, const float* fn, co
   const Coefficients of{scale, base, n, width, n, 0, eps, norm_eps};
   visit(type, [&](auto element) {
     using T = decltype(element);
-    const Gradients<T> of_all{static_cast<const T*>(d_y), nullptr, nullptr, static_cast<T*>(d_streams), d_fn, d_scale, d_base};
-    collapse_back(of, static_cast<const T*>(streams), fn, of_all, tokens);
+    const Gradients<T> gradients{static_cast<const T*>(d_y), nullptr, nullptr, static_cast<T*>(d_streams), d_fn, d_scale, d_base};
+    backward(of, static_cast<const T*>(streams), fn, gradients, tokens);
   });
 }
 
