@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from types import CodeType
 from typing import Any
@@ -85,14 +86,17 @@ def _parsed(text: str) -> tuple[list[tuple[str, CodeType | None]], int]:
     return list(zip(names, formulas, strict=True)), names.index("...") if "..." in names else -1
 
 
-def gradients(signature: Signature, *outputs: str) -> Support:
-    """YES if each output's gradient, where there is one, is like the argument of this name."""
-    for place, (found, name) in enumerate(zip(signature["grads"], outputs, strict=False)):
-        wanted = signature[name]
-        if found is not None and (found.dtype, found.shape) != (wanted.dtype, wanted.shape):
-            what = f"grads[{place}] is {_shown(found.dtype)} {list(found.shape)}"
-            return no("dtype", f"{what}; the kernel takes {_shown(wanted.dtype)} {list(wanted.shape)}, as {name} is")
+def paired(signature: Signature, results: int, arguments: int) -> Support:
+    """YES if a backward operator's lists are as long as its forward has results and differentiable arguments."""
+    for name, wanted in (("grads", results), ("output_mask", arguments)):
+        if len(signature[name]) != wanted:
+            return no("attribute", f"{name} has {len(signature[name])} entries; the kernel takes {wanted}")
     return YES
+
+
+def gradients(signature: Signature, *names: str) -> Signature:
+    """A backward operator's signature with the gradients of results as arguments of their own, of these names."""
+    return replace(signature, arguments={**signature.arguments, **dict(zip(names, signature["grads"], strict=True))})
 
 
 def in_place(signature: Signature, *names: str) -> Support:

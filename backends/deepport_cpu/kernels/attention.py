@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from deepport.kernel import Kernel, Signature, Support, no
-from deepport_cpu.native import call, dense, dtypes, floats, gradients, like, shapes
+from deepport_cpu.native import call, dense, dtypes, floats, gradients, like, paired, shapes
 
 
 def sparse_attention(
@@ -67,7 +67,10 @@ def _sparse_attention(signature: Signature) -> Support:
 
 
 def _sparse_attention_backward(signature: Signature) -> Support:
-    return gradients(signature, "q") and _sparse_attention(signature)
+    if not (found := paired(signature, 2, 4)):
+        return found
+    named = gradients(signature, "d_o", "d_lse")  # of lse there is none: it is not read
+    return _sparse_attention(named) and floats(named, "q", "d_o") and shapes(named, q="T H D", d_o="T H D")
 
 
 def index_topk(

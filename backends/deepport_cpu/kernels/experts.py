@@ -7,7 +7,7 @@ from torch import Tensor
 
 from deepport import formats
 from deepport.kernel import Kernel, Signature, Support, no
-from deepport_cpu.native import call, dense, dtypes, floats, gradients, like, shapes
+from deepport_cpu.native import call, dense, dtypes, floats, gradients, like, paired, shapes
 from deepport_cpu.numbers import numbers, packing, stored
 
 
@@ -80,7 +80,10 @@ def moe_experts_backward(
 def _moe_experts_backward(signature: Signature) -> Support:
     if signature["format"] != formats.PLAIN:
         return no("format", f"the kernel takes plain matrices, not {signature['format']}")
-    return floats(signature, "x", "w13", "w2") and gradients(signature, "x") and _moe_experts(signature)
+    if not (found := paired(signature, 1, 4)):
+        return found
+    named = gradients(signature, "d_out")
+    return floats(named, "x", "d_out", "w13", "w2") and _moe_experts(named) and shapes(named, x="T C", d_out="T C")
 
 
 KERNELS = (
