@@ -13,7 +13,9 @@ from torch import Generator
 from deepport.bench import shapes
 from deepport.bench.shapes import Arguments
 from deepport.conformance.grids.captured import ENGRAM
+from deepport.conformance.grids.gradients import backward
 from deepport.formats import PLAIN
+from deepport.op import operators
 from deepport.ops.dense import rms_norm_arguments, rotary_angles_arguments, rotary_arguments
 from deepport.ops.engram import conv_arguments, gate_arguments, hash_arguments
 from deepport.ops.mhc import collapse_arguments, post_arguments
@@ -85,6 +87,8 @@ def works(dtype: torch.dtype) -> list[Work]:
 def _of(name: str, c: Config, dtype: torch.dtype) -> Works:
     """The works of a model; of one with a memory those of the memory alone, for the others are another's too."""
     families = _MEMORIES if c.engram is not None else _FAMILIES
+    if name == "mini":
+        families = (*families, _gradients)
     for family in families:
         for work in family(c, dtype):
             yield replace(work, brief=work.brief and name.startswith("mini"))
@@ -268,6 +272,31 @@ def _around_memory(c: Config, e: EngramConfig, t: int, dtype: torch.dtype) -> Wo
     label = f"{e.kernel_size} taps, {c.hc_mult}x{c.hidden_size}"
     build = _drawn(partial(shapes.unpadded, conv_arguments, t), given | {"dtype": dtype})
     yield Work("engram_conv_", "", t, label, build, dtype, brief=True)
+
+
+def _gradients(c: Config, dtype: torch.dtype) -> Works:
+    """Of the operators that are most of a training step, at a size at which one is made on the machine at hand."""
+    t, n, width = PREFILL, c.hc_mult, c.hidden_size
+    k, sizes = c.num_experts_per_tok, (c.n_routed_experts, width, c.moe_intermediate_size)
+    inputs, outputs = dense(c)["wq_b"]
+    streams = {"tokens": t, "n": n, "width": width, "dtype": dtype}
+    collapse = _drawn(collapse_arguments, streams | {"outputs": "pre"})
+    of: dict[str, tuple[str, Callable[[Generator], Arguments]]] = {
+        "linear": (f"wq_b {inputs} to {outputs}", lambda g: shapes.linear(g, t, inputs, outputs, dtype, PLAIN)),
+        "moe_experts": ("{0} x {2} at {1}".format(*sizes), lambda g: shapes.moe_experts(g, t, k, sizes, dtype, PLAIN)),
+        "mhc_pre": (f"{n}x{width}", collapse),
+        "mhc_post": (f"{n}x{width}", _drawn(post_arguments, streams)),
+        "sparse_attention": (
+            f"{c.num_attention_heads}x{c.head_dim}, window and all {t // c.csa_ratio} selected",
+            lambda g: shapes.attention(g, c, t, t, c.csa_ratio, dtype),
+        ),
+    }
+    for operator, (label, build) in of.items():
+        yield Work(f"{operator}_backward", "", t, label, partial(_backward, operator, build), dtype, brief=True)
+
+
+def _backward(operator: str, build: Callable[[Generator], Arguments], g: Generator) -> Arguments:
+    return backward(g, operators[operator], build(g))
 
 
 _FAMILIES = (

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor
+from torch.utils._pytree import tree_map_only
 
 from deepport.bench.contest import OURS, Outcome, contest
 from deepport.bench.grid import Work
@@ -64,9 +65,9 @@ class Timed:
         self.operator: Operator[..., Any] = operators[work.operator]
         self._place, self._tokens = place, work.tokens
         drawn = work.build(Generator().manual_seed(0))
-        moved = {n: v.to(place.device) if isinstance(v, Tensor) else v for n, v in drawn.items()}
+        moved = tree_map_only(Tensor, lambda t: t.to(place.device), drawn)
         given = {n: moved.get(n, self.operator.defaults.get(n)) for n in self.operator.parameters}
-        self.cost, self.served = self.operator.cost(**given), self._who(given)
+        self.cost, self.served = self.operator.cost(*given.values()), self._who(given)
         self.cold, self._evict, variants = bool(work.streamed), False, [given]
         if self.cold:
             found = rotate(given, work.streamed, self._touched(given, work.streamed), place.beyond, work.vary)
@@ -133,7 +134,8 @@ class Timed:
 def measure(work: Work, place: Place, rounds: int, over: Callable[[], bool], peers: bool) -> Outcome:
     """One work's figure. `peers`: the reference takes turns with a kernel that serves in its place."""
     dtype = str(work.dtype).removeprefix("torch.")
-    with torch.inference_mode():
+    # A backward's reference records: in inference mode it could not.
+    with torch.no_grad() if work.operator.endswith("_backward") else torch.inference_mode():
         timed = Timed(work, place)
         need = Need(timed.cost.flops, timed.cost.bytes, dtype, timed.cold, work.row)
         replayed, called = timed.replayed(), timed.turn(timed.operator)

@@ -10,14 +10,16 @@ import torch
 from torch import Generator, Tensor
 
 from bench.clocks import Clock
-from deepport import backend
+from deepport import backend, ops
 from deepport.bench.grid import Work
 from deepport.bench.limits import Limits
 from deepport.bench.operators import CALLED, Place, measure
 from deepport.bench.peak import MEMORY
 from deepport.bench.timing import Stopwatch
+from deepport.conformance.grids.gradients import backward
 from deepport.graph import capturing
 from deepport.kernel import Kernel
+from deepport.ops.moe import swiglu_arguments
 from deepport.policy import REFERENCE
 from deepport.runtime import HostRuntime
 
@@ -94,6 +96,21 @@ def test_the_reference_takes_turns_only_with_a_kernel(kernel: Kernel, place: Pla
 
 def quantised(g: Generator) -> dict[str, Any]:
     return {"x": torch.ones(4, 32), "format": "mxfp4", "power_of_two": True}
+
+
+def test_a_gradient_takes_turns_with_its_reference(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which records, as nothing can in inference mode; its arguments are lists of tensors too."""
+
+    def drawn(g: Generator) -> dict[str, Any]:
+        return backward(g, ops.swiglu, swiglu_arguments(g, (4, 8), None, torch.float32))
+
+    work = Work("swiglu_backward", "mini", 4, "8", drawn, torch.float32)
+    mine = Kernel("swiglu_backward", "test", lambda grads, output_mask, gate, up, limit: [gate.clone(), up.clone()])
+    monkeypatch.setitem(backend.start("cpu").kernels, "swiglu_backward", [mine])
+    figure = measure(work, replace(place, stopwatch=Stopwatch(HostRuntime())), 2, never, peers=True).figure
+    assert figure is not None
+    assert [s.implementation for s in figure.served] == ["cpu/test"]
+    assert [a.peer for a in figure.against] == [REFERENCE]
 
 
 def test_few_tokens_are_replayed(limits: Limits) -> None:

@@ -27,10 +27,20 @@ _LARGE = 1e6
 def gradient(
     g: Generator, operator: str, builder: str, given: Mapping[str, Any], grads: tuple[bool, ...], size: float = 1.0
 ) -> dict[str, Any]:
-    """Arguments of `<operator>_backward`: normal gradients of the outputs marked in `grads`, times `size`; all that can be
-    is wanted."""
-    forward = operators[operator]
-    arguments = forward.defaults | builder_of(operator, builder)(g, **given)
+    """`backward` of what a case's builder draws."""
+    return backward(g, operators[operator], builder_of(operator, builder)(g, **given), grads, size)
+
+
+def backward(
+    g: Generator,
+    forward: Operator[..., Any],
+    given: Mapping[str, Any],
+    grads: tuple[bool, ...] | None = None,
+    size: float = 1.0,
+) -> dict[str, Any]:
+    """Arguments of `<forward>_backward` from the forward operator's: normal gradients, times `size`, of the outputs marked in
+    `grads`, by default of all that can have one; what can have a gradient is wanted."""
+    arguments, grads = {**forward.defaults, **given}, _grads(forward) if grads is None else grads
     shapes = listed(forward.fake(*(arguments[n] for n in forward.parameters)))
     found = [
         normal(g, *s.shape, dtype=s.dtype, scale=size) if wanted else None
