@@ -13,6 +13,12 @@ _UNLIMITED = 1 << 16
 """Columns of a table that no terminal shows: rows are never wrapped, so that `grep` and `awk` find them whole."""
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Rich would end the program with exit code 1; what to do where a reader has left is the command's to say."""
+        raise BrokenPipeError
+
+
 def show(columns: Sequence[str], rows: Iterable[Sequence[str]], file: TextIO, title: str = "") -> None:
     """Write a table. Columns named with a leading `>` are aligned to the right."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title_justify="left", header_style="bold")
@@ -21,7 +27,7 @@ def show(columns: Sequence[str], rows: Iterable[Sequence[str]], file: TextIO, ti
     for row in rows:
         table.add_row(*map(Text, row))
     width = None if file.isatty() else _UNLIMITED
-    console = Console(file=file, width=width, highlight=False)
+    console = _Console(file=file, width=width, highlight=False)
     with console.capture() as captured:
         console.print(table)
     lines = (line.rstrip() for line in captured.get().splitlines())

@@ -202,6 +202,7 @@ def begun(site: Path, backend: str, *options: object, **how: object) -> subproce
         "PYTHONPATH": os.pathsep.join([str(site), *filter(None, sys.path)]),
         "XDG_DATA_HOME": str(site.parent / "home"),
         MARK: uuid.uuid5(uuid.NAMESPACE_URL, str(site)).hex,
+        "PYTHONUNBUFFERED": "",  # as in a user's shell, whatever these tests run in
     }
     return subprocess.Popen(
         [sys.executable, "-m", "deepport", *command],
@@ -299,8 +300,9 @@ def test_a_reader_that_leaves_costs_neither_the_files_nor_the_exit_code(site: Pa
     path = tmp_path / "report.json"
     with begun(site, "quick", "--json", path) as process:
         assert process.stdout is not None
+        assert process.stderr is not None
         process.stdout.close()
-        assert process.wait(timeout=120) == 0
+        assert process.wait(timeout=120) == 0, process.stderr.read()
     assert read(path).complete and not path.with_name("report.json.journal").exists()
 
 
