@@ -32,8 +32,9 @@ class HostRuntime:
 
     def memory(self) -> Memory:
         machine, process = _table("/proc/meminfo"), _table("/proc/self/status")
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         free = machine["MemAvailable"]
+        # getrusage's peak begins with what the process held that forked this one; but some sandboxes' /proc have no other.
+        peak = process.get("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return Memory(process["VmRSS"], peak, min(free, _limit(free)), machine["MemTotal"])
 
     def reset_peak(self) -> None:
