@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from types import CodeType
@@ -115,6 +116,16 @@ def dense(x: Tensor | None) -> Tensor | None:
 def like(x: Tensor) -> Tensor:
     """Room for a contiguous result of this shape and type."""
     return torch.empty(x.shape, dtype=x.dtype)
+
+
+def of_result(grads: list[Tensor | None], like: Tensor) -> Tensor:
+    """The gradient of the first result, which is like this tensor; zeros where nobody asks for one."""
+    return torch.zeros_like(like) if grads[0] is None else grads[0]
+
+
+def asked(found: Sequence[Tensor | None], output_mask: list[bool]) -> list[Tensor]:
+    """Of the gradients those that are masked; an argument that is None has none."""
+    return [g for g, wanted in zip(found, output_mask, strict=True) if wanted and g is not None]
 
 
 def _shown(dtype: torch.dtype) -> str:

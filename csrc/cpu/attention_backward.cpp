@@ -1,5 +1,3 @@
-#include <stdexcept>
-
 #include "attention.h"
 #include "entries.h"
 #include "parallel.h"
@@ -216,18 +214,17 @@ void sparse_attention_backward(const void* grad, const void* q, const void* wind
                                float scale, int64_t window_size, int64_t ratio) {
   visit(type, [&](auto element) {
     using T = decltype(element);
-    const Call<T> call{
-        static_cast<const T*>(q),
-        {static_cast<const T*>(window_pages), window_table, window_count, window_page, window_columns, size},
-        {static_cast<const T*>(compressed_pages), compressed_table, compressed_count, compressed_page, compressed_columns, size},
-        indices, sink, {positions, cu_seqlens, sequences}, nullptr, nullptr, heads, size, selected, scale, window_size, ratio};
-    const Gradients<T> gradients{static_cast<const T*>(grad), static_cast<T*>(dq), dwindow, dcompressed, Scratch<Sunk>::get<float>(tokens * heads)};
+    const Call<T> call = call_of<T>(q, window_pages, window_table, compressed_pages, compressed_table, indices, sink, positions,
+                                    cu_seqlens, heads, size, sequences, window_count, window_page, window_columns,
+                                    compressed_count, compressed_page, compressed_columns, selected, scale, window_size, ratio);
+    const Gradients<T> gradients{static_cast<const T*>(grad), static_cast<T*>(dq), dwindow, dcompressed,
+                                 Scratch<Sunk>::get<float>(tokens * heads)};
     call.batch.check(tokens);
     const int64_t present = call.batch.rows();
     std::atomic<bool> outside{false};
     differentiate(call, gradients, present, outside);
     std::fill_n(gradients.q + present * heads * size, (tokens - present) * heads * size, T{});
-    if (outside) throw std::out_of_range("sparse_attention: a token sees an entry outside of its table or of the pages");
+    refuse(outside);
     if (dsink) add_up(gradients.sink, present, heads, dsink);
   });
 }

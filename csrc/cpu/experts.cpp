@@ -81,13 +81,10 @@ class Experts {
  private:
   void sort(const int32_t* ids, int64_t experts) {
     const int64_t copies = tokens_ * k_;
-    int32_t* offsets = Scratch<Sorted>::get<int32_t>(experts + 1 + 2 * copies);
-    int32_t *place = offsets + experts + 1, *order = place + copies;
-    sort_copies(ids, copies, experts, offsets, place);
-    for (int64_t i = 0; i < copies; ++i) order[place[i]] = int32_t(i);
+    const Order sorted(Scratch<Sorted>::get<int32_t>(Order::size(copies, experts)), ids, copies, experts);
     groups_ = Scratch<Found>::get<Group>(experts + 1);
-    count_ = find_groups(offsets, experts, groups_);
-    order_ = order;
+    count_ = find_groups(sorted.offsets, experts, groups_);
+    order_ = sorted.order;
   }
 
   Columns<F> hidden(const Group& g) const {

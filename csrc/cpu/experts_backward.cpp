@@ -66,16 +66,14 @@ struct Backward {
 
   void run(const int32_t* ids) {
     const int64_t copies = tokens * k;
-    int32_t* offsets = Scratch<Sorted>::get<int32_t>(experts + 1 + 2 * copies);
-    int32_t *place = offsets + experts + 1, *order = place + copies;
-    sort_copies(ids, copies, experts, offsets, place);
-    for (int64_t i = 0; i < copies; ++i) order[place[i]] = int32_t(i);
+    const Order sorted(Scratch<Sorted>::get<int32_t>(Order::size(copies, experts)), ids, copies, experts);
+    const int32_t* offsets = sorted.offsets;
     total = Scratch<Totals>::get<float>(tokens * width);
     std::fill_n(total, tokens * width, 0.0f);
     std::fill_n(dweights, copies, 0.0f);
     for (int64_t e = 0; e < experts; ++e) {
       if (offsets[e] < offsets[e + 1])
-        expert(e, order + offsets[e], offsets[e + 1] - offsets[e]);
+        expert(e, sorted.order + offsets[e], offsets[e + 1] - offsets[e]);
       else
         untouched(e);
     }

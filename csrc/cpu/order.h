@@ -26,4 +26,17 @@ inline void sort_copies(const int32_t* ids, int64_t copies, int64_t experts, int
   for (int64_t i = 0; i < copies; ++i) place[i] = kept(ids[i], experts) ? offsets[ids[i] + 1]++ : begin++;
 }
 
+// Copies by their experts: expert e's are order[offsets[e]] .. order[offsets[e + 1]].
+struct Order {
+  const int32_t *offsets, *order;
+
+  static int64_t size(int64_t copies, int64_t experts) { return experts + 1 + 2 * copies; }
+
+  Order(int32_t* room, const int32_t* ids, int64_t copies, int64_t experts) : offsets(room), order(room + experts + 1 + copies) {
+    int32_t *place = room + experts + 1, *by_place = place + copies;
+    sort_copies(ids, copies, experts, room, place);
+    for (int64_t i = 0; i < copies; ++i) by_place[place[i]] = int32_t(i);
+  }
+};
+
 }  // namespace deepport::DEEPPORT_LEVEL

@@ -20,8 +20,6 @@ struct Call {
   const int32_t* indices;
   const float* sink;
   Ragged batch;
-  T* o;
-  float* lse;
   int64_t heads, size, selected;
   float scale;
   int64_t window_size, ratio;
@@ -30,6 +28,23 @@ struct Call {
   int64_t rows() const { return whole(heads, panel_columns); }
   int64_t width() const { return whole(size, 32); }
 };
+
+// The call of a kernel's arguments, in the order of attention.h.
+template <class T>
+Call<T> call_of(const void* q, const void* window_pages, const int32_t* window_table, const void* compressed_pages,
+                const int32_t* compressed_table, const int32_t* indices, const float* sink, const int64_t* positions,
+                const int32_t* cu_seqlens, int64_t heads, int64_t size, int64_t sequences, int64_t window_count,
+                int64_t window_page, int64_t window_columns, int64_t compressed_count, int64_t compressed_page,
+                int64_t compressed_columns, int64_t selected, float scale, int64_t window_size, int64_t ratio) {
+  return {static_cast<const T*>(q),
+          {static_cast<const T*>(window_pages), window_table, window_count, window_page, window_columns, size},
+          {static_cast<const T*>(compressed_pages), compressed_table, compressed_count, compressed_page, compressed_columns, size},
+          indices, sink, {positions, cu_seqlens, sequences}, heads, size, selected, scale, window_size, ratio};
+}
+
+inline void refuse(bool outside) {
+  if (outside) throw std::out_of_range("sparse_attention: a token sees an entry outside of its table or of the pages");
+}
 
 // What a token sees: positions of the window from `oldest` on, then compressed entries.
 template <class T>

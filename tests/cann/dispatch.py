@@ -103,11 +103,11 @@ class Dispatcher:
 
     def execute(self, executor: int, stream: int) -> int:
         """aclnnX: run now or later, as the scheduler has it."""
-        if executor not in self._prepared:
-            return _error(
-                FAILED, f"the executor {executor:#x} was not made by the CANN simulator, or was executed already"
-            )
-        operator, values = self._prepared.pop(executor)
+        prepared = self._prepared.pop(executor, None)
+        if prepared is None:
+            what = "was not made by the CANN simulator, or was executed already"
+            return _error(FAILED, f"the executor {executor:#x} {what}")
+        operator, values = prepared
         self.calls[operator.name] += 1
         if code := self._plan.late(operator.name):
             text = f"{operator.name}: the fault plan has it fail while it runs"

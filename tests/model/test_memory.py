@@ -11,7 +11,7 @@ ALLOWED = 1.5e9
 """Bytes beyond the weights: libraries, caches and scratch."""
 
 GENERATE = f"""
-import resource, torch, deepport
+import torch, deepport
 from deepport.runtime import HostRuntime
 model = deepport.load("mini", device="cpu", dtype="bfloat16")
 list(model.generate([1, 2, 3], max_new_tokens=2))
@@ -19,7 +19,7 @@ before = HostRuntime().memory().allocated
 ids = torch.randint(0, model.config.vocab_size, ({PROMPT},), generator=torch.Generator().manual_seed(0)).tolist()
 made = list(model.generate(ids, max_new_tokens=4))
 assert len(made) == 4
-print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(before, HostRuntime().memory().peak)
 """
 
 
@@ -38,6 +38,6 @@ def test_a_long_prompt_needs_little_beyond_the_weights() -> None:
 
 
 def test_resource_usage_is_in_kilobytes() -> None:
-    """What the figures above rest on: Linux counts ru_maxrss in KiB."""
+    """What HostRuntime rests on where /proc tells no peak: Linux counts ru_maxrss in KiB."""
     assert sys.platform == "linux"
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 > 50e6

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from deepport.kernel import Kernel, Signature, Support, no
-from deepport_cpu.native import call, dense, dtypes, floats, gradients, like, paired, shapes
+from deepport_cpu.native import asked, call, dense, dtypes, floats, gradients, like, of_result, paired, shapes
 
 
 def sparse_attention(
@@ -32,19 +32,18 @@ def sparse_attention_backward(
 ) -> list[Tensor]:  # fmt: skip
     if compressed_pages is None or compressed_table is None:
         compressed_table = indices = None
-    grad = torch.zeros_like(q) if grads[0] is None else grads[0]
     dq, dsink = like(q), None if sink is None else like(sink)
     dwindow = torch.zeros(window_pages.shape)
     dcompressed = None if compressed_pages is None else torch.zeros(compressed_pages.shape)
     seen = None if compressed_table is None else compressed_pages
     call.sparse_attention_backward(
-        dense(grad), dense(q), dense(window_pages), dense(window_table), dense(seen), dense(compressed_table),
+        dense(of_result(grads, q)), dense(q), dense(window_pages), dense(window_table), dense(seen), dense(compressed_table),
         dense(indices), dense(sink), dense(positions), dense(cu_seqlens), dq, dwindow, dcompressed, dsink, q.dtype, *q.shape,
         cu_seqlens.shape[0] - 1, *_paging(window_pages, window_table), *_paging(seen, compressed_table),
         0 if indices is None else indices.shape[1], scale, window_size, ratio,
     )  # fmt: skip
     found = (dq, dwindow.to(q.dtype), None if dcompressed is None else dcompressed.to(q.dtype), dsink)
-    return [g for g, wanted in zip(found, output_mask, strict=True) if wanted and g is not None]
+    return asked(found, output_mask)
 
 
 def _paging(pages: Tensor | None, table: Tensor | None) -> tuple[int, int, int]:

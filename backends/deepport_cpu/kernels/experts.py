@@ -7,7 +7,7 @@ from torch import Tensor
 
 from deepport import formats
 from deepport.kernel import Kernel, Signature, Support, no
-from deepport_cpu.native import call, dense, dtypes, floats, gradients, like, paired, shapes
+from deepport_cpu.native import asked, call, dense, dtypes, floats, gradients, like, of_result, paired, shapes
 from deepport_cpu.numbers import numbers, packing, stored
 
 
@@ -67,14 +67,13 @@ def moe_experts_backward(
     x: Tensor, ids: Tensor, weights: Tensor, w13: Tensor, w2: Tensor, limit: float | None,
     w13_scale: Tensor | None, w2_scale: Tensor | None, format: str,
 ) -> list[Tensor]:  # fmt: skip
-    grad = torch.zeros_like(x) if grads[0] is None else grads[0]
     dx, dweights = like(x), like(weights)
     dw13, dw2 = (like(w) if wanted else None for w, wanted in zip((w13, w2), output_mask[2:], strict=True))
     call.moe_experts_backward(
-        dense(grad), dense(x), dense(ids), dense(weights), dense(w13), dense(w2), dx, dweights, dw13, dw2,
+        dense(of_result(grads, x)), dense(x), dense(ids), dense(weights), dense(w13), dense(w2), dx, dweights, dw13, dw2,
         x.dtype, *x.shape[:1], ids.shape[1], w13.shape[0], x.shape[1], w2.shape[2], inf if limit is None else limit,
     )  # fmt: skip
-    return [g for g, wanted in zip((dx, dweights, dw13, dw2), output_mask, strict=True) if wanted and g is not None]
+    return asked((dx, dweights, dw13, dw2), output_mask)
 
 
 def _moe_experts_backward(signature: Signature) -> Support:

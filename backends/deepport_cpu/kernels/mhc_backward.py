@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from deepport.kernel import Kernel, Signature, Support
-from deepport_cpu.native import call, dense, dtypes, floats, gradients, like, paired, shapes
+from deepport_cpu.native import asked, call, dense, dtypes, floats, gradients, like, of_result, paired, shapes
 
 
 def mhc_pre_backward(
@@ -22,7 +22,7 @@ def mhc_pre_backward(
     found = _room(output_mask, streams, fn, scale, base)
     sizes = (streams.dtype, *streams.shape, iters, eps, norm_eps)
     call.mhc_pre_backward(*map(dense, grads), *given, *found, *sizes)
-    return _asked(found)
+    return asked(found, output_mask)
 
 
 def mhc_head_backward(
@@ -38,7 +38,7 @@ def mhc_head_backward(
     given = (dense(streams), dense(fn), dense(scale), dense(base))
     found = _room(output_mask, streams, fn, scale, base)
     call.mhc_head_backward(*map(dense, grads), *given, *found, streams.dtype, *streams.shape, eps, norm_eps)
-    return _asked(found)
+    return asked(found, output_mask)
 
 
 def mhc_post_backward(
@@ -46,19 +46,13 @@ def mhc_post_backward(
 ) -> list[Tensor]:
     given = (dense(y), dense(streams), dense(post), dense(comb))
     found = _room(output_mask, y, streams, post, comb)
-    (d_mixed,) = grads
-    of_result = torch.zeros_like(streams) if d_mixed is None else d_mixed
-    call.mhc_post_backward(dense(of_result), *given, *found, streams.dtype, *streams.shape)
-    return _asked(found)
+    call.mhc_post_backward(dense(of_result(grads, streams)), *given, *found, streams.dtype, *streams.shape)
+    return asked(found, output_mask)
 
 
 def _room(output_mask: list[bool], *arguments: Tensor) -> list[Tensor | None]:
     """For the gradients of the masked arguments; None for the others'."""
     return [like(t) if wanted else None for t, wanted in zip(arguments, output_mask, strict=True)]
-
-
-def _asked(found: list[Tensor | None]) -> list[Tensor]:
-    return [t for t in found if t is not None]
 
 
 def _pre(signature: Signature) -> Support:

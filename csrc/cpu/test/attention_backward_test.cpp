@@ -1,9 +1,7 @@
-#include <omp.h>
-
-#include <cstring>
 #include <map>
 
 #include "attention.h"
+#include "gradients.h"
 
 namespace deepport::test {
 namespace {
@@ -30,12 +28,6 @@ struct Backward : Attention<T> {
         this->window.columns, this->compressed.count(), this->compressed.page, this->compressed.columns, selected,
         1 / std::sqrt(float(size)), window_size, ratio);
   }
-};
-
-// A sum in float64, and the sum of its terms' sizes.
-struct Total {
-  double value = 0, size = 0;
-  void add(double term) { value += term, size += std::abs(term); }
 };
 
 // The same in float64, by the formulas of attention.h.
@@ -115,15 +107,10 @@ TEST(sparse_attention_backward_of_any_size) {
 
 TEST(sparse_attention_backward_is_the_same_for_any_threads) {
   Backward<bfloat16> call({16, 128, 128, 1, 0, false, true});
-  std::vector<float> first;
-  const int before = omp_get_max_threads();
-  for (int threads : {1, 2, 3}) {
-    omp_set_num_threads(threads);
+  same_on_any_threads([&] {
     call.run(kernels);
-    if (first.empty()) first.assign(call.dcompressed.data(), call.dcompressed.data() + call.dcompressed.size());
-    CHECK(!std::memcmp(first.data(), call.dcompressed.data(), first.size() * sizeof(float)));
-  }
-  omp_set_num_threads(before);
+    return bytes(call.dq, call.dwindow, call.dcompressed, call.dsink);
+  });
 }
 
 TEST(sparse_attention_backward_refuses_what_is_outside) {

@@ -1,9 +1,7 @@
-#include <omp.h>
-
 #include <stdexcept>
 
 #include "batches.h"
-#include "check.h"
+#include "threads.h"
 
 namespace deepport::test {
 namespace {
@@ -109,15 +107,7 @@ TEST(compression_of_any_windows) {
 }
 
 TEST(compression_is_the_same_for_any_threads) {
-  const int before = omp_get_max_threads();
-  std::vector<std::vector<char>> found;
-  for (int threads : {1, 2, 3}) {
-    omp_set_num_threads(threads);
-    Compression<bfloat16> of(2, 4, 512, true);
-    found.push_back(of.go_on(kernels, {150, 33}));
-  }
-  omp_set_num_threads(before);
-  CHECK(found[0] == found[1] && found[0] == found[2]);
+  same_on_any_threads([&] { return Compression<bfloat16>(2, 4, 512, true).go_on(kernels, {150, 33}); });
 }
 
 TEST(compression_refuses_a_slot_that_is_none) {

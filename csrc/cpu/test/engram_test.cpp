@@ -1,11 +1,9 @@
-#include <omp.h>
-
 #include <algorithm>
 #include <cstring>
 #include <stdexcept>
 
 #include "batches.h"
-#include "check.h"
+#include "threads.h"
 
 namespace deepport::test {
 namespace {
@@ -202,14 +200,7 @@ TEST(engram_convolution_of_any_size) {
 }
 
 TEST(engram_convolution_is_the_same_for_any_threads) {
-  const int before = omp_get_max_threads();
-  std::vector<std::vector<char>> found;
-  for (int threads : {1, 2, 3}) {
-    omp_set_num_threads(threads);
-    found.push_back(Convolution<bfloat16>(2, 4, 700, 4, 3).go_on(kernels, {40, 1}));
-  }
-  omp_set_num_threads(before);
-  CHECK(found[0] == found[1] && found[0] == found[2]);
+  same_on_any_threads([&] { return Convolution<bfloat16>(2, 4, 700, 4, 3).go_on(kernels, {40, 1}); });
 }
 
 }  // namespace deepport::test

@@ -1,10 +1,8 @@
-#include <omp.h>
-
 #include <algorithm>
 #include <cstring>
 #include <functional>
 
-#include "check.h"
+#include "threads.h"
 
 namespace deepport::test {
 namespace {
@@ -92,16 +90,11 @@ const std::vector<Format>& formats() {
 // The same bits from one thread, two and three.
 template <class T>
 void with_any_threads(Guarded<T>& out, const std::function<void()>& run) {
-  const int before = omp_get_max_threads();
-  std::vector<T> first;
-  for (int threads : {1, 2, 3}) {
-    omp_set_num_threads(threads);
+  same_on_any_threads([&] {
     std::fill(out.data(), out.data() + out.size(), T{});
     run();
-    if (threads == 1) first.assign(out.data(), out.data() + out.size());
-    CHECK(!std::memcmp(first.data(), out.data(), out.size() * sizeof(T)));
-  }
-  omp_set_num_threads(before);
+    return bytes(out);
+  });
 }
 
 struct Sizes {

@@ -1,11 +1,9 @@
-// What tests of gradients share: numbers as doubles, comparisons of bits, teams of a size.
+// What tests of gradients share: numbers as doubles, sums with their sizes, comparisons of bits.
 #pragma once
-
-#include <omp.h>
 
 #include <cstring>
 
-#include "check.h"
+#include "threads.h"
 
 namespace deepport::test {
 
@@ -23,14 +21,10 @@ bool same(const Guarded<T>& a, const Guarded<T>& b) {
   return !std::memcmp(a.data(), b.data(), a.size() * sizeof(T));
 }
 
-// f() with so many threads.
-template <class F>
-auto on_threads(int count, F&& f) {
-  const int before = omp_get_max_threads();
-  omp_set_num_threads(count);
-  auto found = f();
-  omp_set_num_threads(before);
-  return found;
-}
+// A sum in float64, and the sum of its terms' sizes.
+struct Total {
+  double value = 0, size = 0;
+  void add(double term) { value += term, size += std::abs(term); }
+};
 
 }  // namespace deepport::test

@@ -1,9 +1,7 @@
-#include <omp.h>
-
 #include <algorithm>
 #include <numeric>
 
-#include "check.h"
+#include "threads.h"
 
 namespace deepport::test {
 namespace {
@@ -129,15 +127,10 @@ TEST(index_topk_never_takes_nan_but_minus_infinity) {
 
 TEST(index_topk_is_the_same_for_any_threads) {
   Index<bfloat16> index(3, 16, 64, 4000, 64, 4, 200);
-  std::vector<int32_t> first;
-  const int before = omp_get_max_threads();
-  for (int threads : {1, 2, 3}) {
-    omp_set_num_threads(threads);
+  same_on_any_threads([&] {
     index.run(kernels);
-    if (first.empty()) first.assign(index.ids.data(), index.ids.data() + index.ids.size());
-    CHECK(std::equal(first.begin(), first.end(), index.ids.data()));
-  }
-  omp_set_num_threads(before);
+    return bytes(index.ids);
+  });
 }
 
 TEST(index_topk_refuses_what_is_outside) {
