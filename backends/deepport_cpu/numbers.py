@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from deepport import formats
+from deepport.fit import FLOATS
 from deepport.kernel import YES, Support, TensorSpec, no
-from deepport_cpu.native import FLOATS
 
 _ELEMENTS = ("float32", "bfloat16", "fp8_e4m3", "fp8_e4m3fnuz", "mxfp4", "int8")
 """In the order of `Element`."""

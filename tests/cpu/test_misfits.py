@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepport import ops
+from deepport.fit import shapes
 from deepport.kernel import Support, signature_of
-from deepport_cpu.native import shapes
 
 
 class Elsewhere:

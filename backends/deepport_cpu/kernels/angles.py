@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
+from deepport.fit import dtypes, shapes
 from deepport.kernel import Kernel, Signature, Support
-from deepport_cpu.native import call, dense, dtypes, shapes
+from deepport_cpu.native import call, dense
 
 
 def rotary_angles(positions: Tensor, frequencies: Tensor, ratio: int = 1) -> tuple[Tensor, Tensor]:

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
+from deepport.fit import dtypes, in_place, shapes
 from deepport.kernel import Kernel, Signature, Support, no
-from deepport_cpu.native import call, dense, dtypes, in_place, shapes
+from deepport_cpu.native import call, dense
 
 
 def write_pages_(pages: Tensor, table: Tensor, values: Tensor, positions: Tensor, cu_seqlens: Tensor) -> None:

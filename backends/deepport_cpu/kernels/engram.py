@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
+from deepport.fit import dtypes, floats, in_place, shapes
 from deepport.kernel import Kernel, Signature, Support, no
-from deepport_cpu.native import call, dense, dtypes, floats, in_place, like, shapes
+from deepport_cpu.native import call, dense, like
 
 _ZERO = {"half": 0, "copysign": 1, "positive": 2}
 

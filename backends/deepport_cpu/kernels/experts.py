@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from deepport import formats
+from deepport.fit import dtypes, floats, gradients, paired, shapes
 from deepport.kernel import Kernel, Signature, Support, no
-from deepport_cpu.native import asked, call, dense, dtypes, floats, gradients, like, of_result, paired, shapes
+from deepport_cpu.native import asked, call, dense, like, of_result
 from deepport_cpu.numbers import numbers, packing, stored
 
 

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from deepport import formats
+from deepport.fit import floats, shapes
 from deepport.kernel import Kernel, Signature, Support, TensorSpec, no
 from deepport_cpu import _levels
-from deepport_cpu.native import call, dense, floats, shapes
+from deepport_cpu.native import call, dense
 from deepport_cpu.numbers import numbers, packing, stored
 
 _MANY = 128

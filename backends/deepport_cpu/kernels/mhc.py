@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
+from deepport.fit import dtypes, floats, shapes
 from deepport.kernel import Kernel, Signature, Support
-from deepport_cpu.native import call, dense, dtypes, floats, like, shapes
+from deepport_cpu.native import call, dense, like
 
 
 def mhc_pre(

@@ -5,9 +5,10 @@ from math import inf
 import torch
 from torch import Tensor
 
+from deepport.fit import dtypes, floats, shapes
 from deepport.kernel import YES, Kernel, Signature, Support, no
 from deepport.ops.moe import SCORING
-from deepport_cpu.native import call, dense, dtypes, floats, like, shapes
+from deepport_cpu.native import call, dense, like
 
 
 def route(

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from deepport import formats
+from deepport.fit import FLOATS, floats, shapes
 from deepport.kernel import Kernel, Signature, Support, no
-from deepport_cpu.native import FLOATS, call, dense, floats, shapes
+from deepport_cpu.native import call, dense
 from deepport_cpu.numbers import numbers, stored
 
 

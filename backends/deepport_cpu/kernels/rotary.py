@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
+from deepport.fit import dtypes, floats, shapes
 from deepport.kernel import Kernel, Signature, Support, no
-from deepport_cpu.native import call, dense, dtypes, floats, like, shapes
+from deepport_cpu.native import call, dense, like
 
 
 def rotary(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool = False) -> Tensor:
