@@ -1,0 +1,119 @@
+"""Triton's interpreter, made right: kernels on the CPU, in numpy, one program after another.
+
+The interpreter keeps bfloat16 and 8-bit floats as the integers of their bits. It truncates where a chip rounds to nearest even,
+and adds, multiplies and compares those integers as if they were numbers, without a word. Here
+
+- a conversion between number formats rounds as torch does, to nearest even;
+- `tl.dot` multiplies numbers in float32; one of float32 has to ask for `input_precision="ieee"`, for chips would take 10 bits;
+- any other arithmetic on bfloat16 or 8-bit floats raises TypeError: convert to float32 first, as the chips' compilers would.
+
+What runs here is evidence of what a kernel means (E4, "interpreter"), never of what a chip computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+import triton.language as tl
+import triton.runtime.interpreter as vendor
+from numpy.typing import NDArray
+from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+from deepport.errors import BackendUnavailable
+
+VERSIONS = ("3.7.",)
+"""Of Triton, whose interpreter was read: what is put right here is its own code."""
+
+_STORED: dict[Any, torch.dtype] = {
+    tl.bfloat16: torch.bfloat16,
+    tl.float8e4nv: torch.float8_e4m3fn,
+    tl.float8e4b8: torch.float8_e4m3fnuz,
+    tl.float8e5: torch.float8_e5m2,
+    tl.float8e5b16: torch.float8_e5m2fnuz,
+}
+"""Formats that numpy has not: they are kept as the integers of their bits."""
+
+Numbers = NDArray[Any]
+
+
+def is_stored(dtype: Any) -> bool:
+    return dtype.scalar in _STORED
+
+
+def decoded(data: Numbers, dtype: Any) -> Numbers:
+    """Numbers from what the interpreter keeps: those of formats that numpy has not as float32."""
+    if not is_stored(dtype):
+        return data
+    bits = torch.from_numpy(np.ascontiguousarray(data))
+    return bits.view(_STORED[dtype.scalar]).float().numpy()
+
+
+def encoded(numbers: Numbers, dtype: Any) -> Numbers:
+    """What the interpreter keeps of numbers, rounded to nearest even once."""
+    kept = vendor._get_np_dtype(dtype.scalar)
+    if not is_stored(dtype):
+        return numbers.astype(kept)
+    floats = torch.from_numpy(np.ascontiguousarray(numbers, dtype=np.float32))
+    bits = torch.uint16 if kept.itemsize == 2 else torch.uint8
+    return floats.to(_STORED[dtype.scalar]).view(bits).numpy()
+
+
+def _converted(self: Any, source: Any, to: Any, rounding: Any = None) -> Any:
+    with np.errstate(over="ignore", invalid="ignore"):  # too large a number becomes infinity, as on a chip
+        return TensorHandle(encoded(decoded(source.data, source.dtype), to), to.scalar)
+
+
+def _dot(self: Any, a: Any, b: Any, c: Any, precision: Any, imprecise: Any) -> Any:
+    if a.dtype.scalar == tl.float32 and precision != vendor._ir.INPUT_PRECISION.IEEE:
+        raise TypeError('tl.dot of float32 rounds its factors to 10 bits on a chip; ask for input_precision="ieee"')
+    product = np.matmul(decoded(a.data, a.dtype), decoded(b.data, b.dtype), dtype=c.data.dtype)
+    return TensorHandle(product + c.data, c.dtype.scalar)
+
+
+def _refusing(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
+    """An arithmetic method of the builder that takes no numbers kept as bits."""
+
+    def arithmetic(self: Any, *arguments: Any) -> Any:
+        for given in arguments:
+            if (
+                isinstance(given, TensorHandle)
+                and not isinstance(given.dtype, tl.pointer_type)
+                and is_stored(given.dtype)
+            ):
+                raise TypeError(f"{name} of {given.dtype.scalar} in the interpreter: convert it to float32 first")
+        return run(self, *arguments)
+
+    return arithmetic
+
+
+_CONVERSIONS = (
+    "create_si_to_fp", "create_ui_to_fp", "create_fp_to_si", "create_fp_to_ui", "create_fp_ext", "create_fp_trunc",
+    "create_fp_to_fp",
+)  # fmt: skip
+_ARITHMETIC = (
+    "binary_op",
+    "unary_op",
+    "create_fma",
+    "create_clampf",
+    "create_rsqrt",
+    "create_atomic_rmw",
+    "create_erf",
+)
+
+
+def correct() -> None:
+    """Put Triton's interpreter right in this process. BackendUnavailable for a Triton that has not been read."""
+    if not (found := version("triton")).startswith(VERSIONS):
+        known = ", ".join(f"{v}x" for v in VERSIONS)
+        raise BackendUnavailable(f"triton {found}: its interpreter is not known here; install triton {known}")
+    if InterpreterBuilder.create_dot is _dot:
+        return
+    for name in _CONVERSIONS:
+        setattr(InterpreterBuilder, name, _converted)
+    for name in _ARITHMETIC:
+        setattr(InterpreterBuilder, name, _refusing(name.removeprefix("create_"), getattr(InterpreterBuilder, name)))
+    InterpreterBuilder.create_dot = _dot

@@ -1,0 +1,109 @@
+"""Kernels of one read and one write: norms, rotary embedding, SwiGLU. Float32 inside, rounded once."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from deepport.fit import dtypes, floats, shapes
+from deepport.kernel import Kernel, Signature, Support, no
+from deepport_triton.launch import launch
+
+ACTIVATIONS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@triton.jit
+def _rms_norm_rows(x, weight, y, width, eps, weighted: tl.constexpr, block: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    channels = tl.arange(0, block)
+    there = channels < width
+    values = tl.load(x + row * width + channels, mask=there, other=0.0).to(tl.float32)
+    values = values * tl.rsqrt(tl.sum(values * values, 0) / width + eps)
+    if weighted:
+        values = values * tl.load(weight + channels, mask=there, other=0.0)
+    tl.store(y + row * width + channels, values.to(y.dtype.element_ty), mask=there)
+
+
+def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tensor:
+    x = x.contiguous()
+    y, width = torch.empty_like(x), x.shape[-1]
+    constants = {"weighted": weight is not None, "block": triton.next_power_of_2(width)}
+    given = x if weight is None else weight.contiguous()
+    launch(_rms_norm_rows, (x.numel() // max(width, 1),), x, given, y, width, eps, **constants)
+    return y
+
+
+def _rms_norm(signature: Signature) -> Support:
+    return (
+        floats(signature, "x", of=ACTIVATIONS)
+        and dtypes(signature, weight=torch.float32)
+        and shapes(signature, x="... D", weight="D")
+    )
+
+
+@triton.jit
+def _rotary_heads(x, cos, sin, y, heads, width, pairs, sign, block: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    token, first = row // heads, width - 2 * pairs
+    channels = tl.arange(0, block)
+    there = channels < width
+    # A channel's partner in its pair, and which of the two it is; those before the pairs have none, and stay.
+    turned = channels >= first
+    odd = (channels - first) % 2 == 1
+    partner = tl.where(odd, channels - 1, channels + 1)
+    pair = (channels - first) // 2
+    own = tl.load(x + row * width + channels, mask=there, other=0.0)
+    other = tl.load(x + row * width + partner, mask=there & turned, other=0.0).to(tl.float32)
+    c = tl.load(cos + token * pairs + pair, mask=there & turned, other=1.0)
+    s = tl.load(sin + token * pairs + pair, mask=there & turned, other=0.0) * sign
+    rotated = own.to(tl.float32) * c + tl.where(odd, other, -other) * s
+    tl.store(y + row * width + channels, tl.where(turned, rotated.to(y.dtype.element_ty), own), mask=there)
+
+
+def rotary(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool = False) -> Tensor:
+    x = x.contiguous()
+    y, width = torch.empty_like(x), x.shape[-1]
+    heads, pairs = x.shape[1:-1].numel(), cos.shape[1]
+    block = triton.next_power_of_2(width)
+    grid, sign = (x.shape[0] * heads,), -1.0 if inverse else 1.0
+    launch(_rotary_heads, grid, x, cos.contiguous(), sin.contiguous(), y, heads, width, pairs, sign, block=block)
+    return y
+
+
+def _rotary(signature: Signature) -> Support:
+    known = floats(signature, "x", of=ACTIVATIONS) and dtypes(signature, cos=torch.float32, sin=torch.float32)
+    if known := known and shapes(signature, x="T ... D", cos="T R", sin="T R"):
+        channels, pairs = signature["x"].shape[-1], signature["cos"].shape[-1]
+        return known if 2 * pairs <= channels else no("shape", f"{channels} channels are not {pairs} pairs")
+    return known
+
+
+@triton.jit
+def _swiglu_block(gate, up, y, count, limit, block: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
+    there = at < count
+    g = tl.load(gate + at, mask=there, other=0.0).to(tl.float32)
+    u = tl.load(up + at, mask=there, other=0.0).to(tl.float32)
+    # NaN stays NaN: a comparison with it is false.
+    g = tl.where(g > limit, limit, g)
+    u = tl.where(u > limit, limit, tl.where(u < -limit, -limit, u))
+    tl.store(y + at, (g / (1.0 + tl.exp(-g)) * u).to(y.dtype.element_ty), mask=there)
+
+
+def swiglu(gate: Tensor, up: Tensor, limit: float | None = None) -> Tensor:
+    gate, up = gate.contiguous(), up.contiguous()
+    y, block = torch.empty_like(gate), 1024
+    bound = float("inf") if limit is None else limit
+    launch(_swiglu_block, (triton.cdiv(gate.numel(), block),), gate, up, y, gate.numel(), bound, block=block)
+    return y
+
+
+def _swiglu(signature: Signature) -> Support:
+    return floats(signature, "gate", "up", of=ACTIVATIONS) and shapes(signature, gate="...", up="...")
+
+
+KERNELS = (
+    Kernel("rms_norm", "triton", rms_norm, _rms_norm),
+    Kernel("rotary", "triton", rotary, _rotary),
+    Kernel("swiglu", "triton", swiglu, _swiglu),
+)
