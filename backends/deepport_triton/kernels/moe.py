@@ -1,0 +1,141 @@
+"""Routing, and the weighted sum of what experts gave."""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from deepport.fit import dtypes, floats, shapes
+from deepport.kernel import Kernel, Signature, Support, no
+from deepport_triton.kernels.elementwise import ACTIVATIONS
+from deepport_triton.launch import launch
+
+
+@triton.jit
+def _softplus(x):
+    """log(1 + e^x), also where e^x is more than a float, or less than half a unit of 1: log1p by what rounding took of 1 + z."""
+    z = tl.exp(-tl.abs(x))
+    u = 1.0 + z
+    log1p = tl.where(u == 1.0, z, tl.log(u) * (z / tl.where(u == 1.0, 1.0, u - 1.0)))
+    return tl.maximum(x, 0.0) + log1p
+
+
+@triton.jit
+def _scores(logits, there, scoring: tl.constexpr):
+    if scoring == "softmax":
+        logits = tl.where(there, logits, float("-inf"))
+        weights = tl.exp(logits - tl.max(logits, 0))
+        found = weights / tl.sum(weights, 0)
+    elif scoring == "sigmoid":
+        found = 1.0 / (1.0 + tl.exp(-logits))
+    else:
+        found = tl.sqrt(_softplus(logits))
+    return found
+
+
+@triton.jit
+def _rank(x):
+    """Integers in the order of floats: NaN, of either sign, is the largest, and zeros are one."""
+    bits = (x + 0.0).to(tl.int32, bitcast=True)
+    bits = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    bits = tl.where(x == 0.0, 0, bits)
+    return tl.where(x != x, 0x7FFFFFFF, bits)
+
+
+@triton.jit
+def _route_token(
+    logits, bias, table, input_ids, weights, ids, experts, scale,
+    k: tl.constexpr, scoring: tl.constexpr, biased: tl.constexpr, hashed: tl.constexpr,
+    block: tl.constexpr, chosen: tl.constexpr,
+):  # fmt: skip
+    token = tl.program_id(0).to(tl.int64)
+    expert, slot = tl.arange(0, block), tl.arange(0, chosen)
+    there = expert < experts
+    scores = _scores(tl.load(logits + token * experts + expert, mask=there, other=0.0).to(tl.float32), there, scoring)
+    if hashed:
+        row = tl.load(input_ids + token)
+        found = tl.load(table + row * k + slot, mask=slot < k, other=0).to(tl.int32)
+    else:
+        ranked = scores + tl.load(bias + expert, mask=there, other=0.0) if biased else scores
+        left = tl.where(there, _rank(ranked), -2147483648)
+        found = tl.zeros((chosen,), tl.int32)
+        for j in tl.static_range(k):
+            best = tl.min(tl.where(left == tl.max(left, 0), expert, block), 0)  # ties: the lowest
+            found = tl.where(slot == j, best, found)
+            left = tl.where(expert == best, -2147483648, left)
+    picked = tl.sum(tl.where((found[:, None] == expert[None, :]) & (slot < k)[:, None], scores[None, :], 0.0), 1)
+    share = picked / (tl.sum(picked, 0) + 1e-20) * scale
+    tl.store(weights + token * k + slot, share, mask=slot < k)
+    tl.store(ids + token * k + slot, found, mask=slot < k)
+
+
+def route(
+    logits: Tensor,
+    bias: Tensor | None,
+    k: int,
+    scoring: str,
+    scale: float,
+    table: Tensor | None = None,
+    input_ids: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    tokens, experts = logits.shape
+    logits = logits.contiguous()
+    weights = logits.new_empty((tokens, k), dtype=torch.float32)
+    ids = logits.new_empty((tokens, k), dtype=torch.int32)
+    given = [logits if t is None else t.contiguous() for t in (bias, table, input_ids)]
+    how: dict[str, Any] = {"k": k, "scoring": scoring, "biased": bias is not None, "hashed": table is not None}
+    blocks = {"block": triton.next_power_of_2(experts), "chosen": triton.next_power_of_2(k)}
+    launch(_route_token, (tokens,), logits, *given, weights, ids, experts, scale, **how, **blocks)
+    return weights, ids
+
+
+def _route(signature: Signature) -> Support:
+    given = {n for n in ("bias", "table", "input_ids") if signature[n] is not None}
+    if signature["scoring"] not in ("sqrtsoftplus", "sigmoid", "softmax") or given not in (
+        set(), {"bias"}, {"table", "input_ids"}
+    ):  # fmt: skip
+        return no("attribute", "the reference refuses such a call")
+    if not 0 < signature["k"] <= signature["logits"].shape[-1]:
+        return no("attribute", f"k is {signature['k']}, of {signature['logits'].shape[-1]} experts")
+    return (
+        floats(signature, "logits", of=ACTIVATIONS)
+        and dtypes(signature, bias=torch.float32, table=torch.int64, input_ids=torch.int64)
+        and shapes(signature, logits="T E", bias="E", table="V k", input_ids="T")
+    )
+
+
+@triton.jit
+def _combine_block(y, weights, inverse, ids, out, width, k: tl.constexpr, block: tl.constexpr):
+    token, at = tl.program_id(0).to(tl.int64), tl.program_id(1) * block + tl.arange(0, block)
+    total = tl.zeros((block,), tl.float32)
+    for j in range(k):
+        copy = token * k + j
+        if tl.load(ids + copy) >= 0:
+            row = tl.load(inverse + copy).to(tl.int64)
+            values = tl.load(y + row * width + at, mask=at < width, other=0.0).to(tl.float32)
+            total += tl.load(weights + copy) * values
+    tl.store(out + token * width + at, total.to(out.dtype.element_ty), mask=at < width)
+
+
+def moe_combine(y: Tensor, weights: Tensor, inverse: Tensor, ids: Tensor) -> Tensor:
+    tokens, k, width = *ids.shape, y.shape[1]
+    given = [t.contiguous() for t in (y, weights, inverse, ids)]
+    out, block = y.new_empty((tokens, width)), min(int(triton.next_power_of_2(width)), 1024)
+    launch(_combine_block, (tokens, triton.cdiv(width, block)), *given, out, width, k=k, block=block)
+    return out
+
+
+def _combine(signature: Signature) -> Support:
+    return (
+        floats(signature, "y", of=ACTIVATIONS)
+        and dtypes(signature, weights=torch.float32, inverse=torch.int32, ids=torch.int32)
+        and shapes(signature, ids="T k", weights="T k", inverse="T k", y="R C")
+    )
+
+
+KERNELS = (
+    Kernel("route", "triton", route, _route),
+    Kernel("moe_combine", "triton", moe_combine, _combine),
+)
