@@ -5,6 +5,7 @@ and adds, multiplies and compares those integers as if they were numbers, withou
 
 - a conversion between number formats rounds as torch does, to nearest even;
 - `tl.dot` multiplies numbers in float32; one of float32 has to ask for `input_precision="ieee"`, for chips would take 10 bits;
+- a kernel's call of another function does not patch the whole language again, which took milliseconds;
 - any other arithmetic on bfloat16 or 8-bit floats raises TypeError: convert to float32 first, as the chips' compilers would.
 
 What runs here is evidence of what a kernel means (E4, "interpreter"), never of what a chip computes.
@@ -21,7 +22,7 @@ import torch
 import triton.language as tl
 import triton.runtime.interpreter as vendor
 from numpy.typing import NDArray
-from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder, TensorHandle
 
 from deepport.errors import BackendUnavailable
 
@@ -90,6 +91,14 @@ def _refusing(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
     return arithmetic
 
 
+def _called(self: Any, *arguments: Any, **named: Any) -> Any:
+    """A kernel's call of another function; the language is patched only where the launch, or a call before, has not done so."""
+    seen = [m for m in self.fn.__globals__.values() if m is tl or m is tl.core]
+    if any(tl.core.is_builtin(m.load) for m in seen):
+        vendor._patch_lang(self.fn)
+    return self.rewrite()(*arguments, **named)
+
+
 _CONVERSIONS = (
     "create_si_to_fp", "create_ui_to_fp", "create_fp_to_si", "create_fp_to_ui", "create_fp_ext", "create_fp_trunc",
     "create_fp_to_fp",
@@ -117,3 +126,4 @@ def correct() -> None:
     for name in _ARITHMETIC:
         setattr(InterpreterBuilder, name, _refusing(name.removeprefix("create_"), getattr(InterpreterBuilder, name)))
     InterpreterBuilder.create_dot = _dot
+    InterpretedFunction.__call__ = _called

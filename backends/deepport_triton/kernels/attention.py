@@ -26,7 +26,7 @@ def _attend(q, keys, seen, scale, peak, total, sums):
 
 
 @triton.jit
-def _entries(pages, table, sequence, columns, page, entry, seen, size, width: tl.constexpr):
+def entries(pages, table, sequence, columns, page, entry, seen, size, width: tl.constexpr):
     """The rows `[block, width]` of a paged cache, 0 where nothing is seen."""
     place = tl.load(table + sequence * columns + entry // page, mask=seen, other=0).to(tl.int64)
     channel = tl.arange(0, width)
@@ -57,7 +57,7 @@ def _attention_token(
     for begin in range(oldest, position + 1, block):
         entry = begin + tl.arange(0, block)
         seen = entry <= position
-        keys = _entries(window, window_table, sequence, window_columns, window_page, entry, seen, size, width)
+        keys = entries(window, window_table, sequence, window_columns, window_page, entry, seen, size, width)
         peak, total, sums = _attend(own, keys, seen, scale, peak, total, sums)
     if far:
         count = (position + 1) // ratio
@@ -69,7 +69,7 @@ def _attention_token(
             if chosen:
                 entry = tl.load(indices + token * selected + entry, mask=seen, other=-1).to(tl.int64)
                 seen = entry >= 0
-            keys = _entries(
+            keys = entries(
                 compressed, compressed_table, sequence, compressed_columns, compressed_page, entry, seen, size, width
             )
             peak, total, sums = _attend(own, keys, seen, scale, peak, total, sums)
