@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 import typer
 
 from deepport import backend
-from deepport.command import bench, bisect, conform, doctor, options, report, repro, terminal
+from deepport.command import bench, bisect, chips, conform, doctor, options, probe, report, repro, terminal
 from deepport.command.explain import BASIS
 from deepport.command.render import fields, scaled, show
 from deepport.command.request import Policy, find_device
@@ -34,6 +34,8 @@ app.command(epilog=conform.EXAMPLES)(conform.conform)
 app.command(epilog=repro.EXAMPLES)(repro.repro)
 app.command(epilog=bisect.EXAMPLES)(bisect.bisect)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
+app.command(epilog=chips.EXAMPLES)(chips.chips)
+app.command(epilog=probe.EXAMPLES)(probe.probe)
 
 _PLAN_EXAMPLES = f"""
 Examples:

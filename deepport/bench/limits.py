@@ -72,6 +72,11 @@ class Limits:
         for name in self._peaks:
             self.rate(name)
 
+    def probe_every(self) -> None:
+        """One probe of each more."""
+        for name in self._peaks:
+            self.probe(name)
+
     def rate(self, name: str) -> float:
         """The median of fresh probes, taken now where there are none."""
         since = self._now() - FRESH
