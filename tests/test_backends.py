@@ -200,7 +200,9 @@ def test_two_packages_of_one_name_are_refused(install: Distribution) -> None:
 
 
 def test_an_unknown_backend_is_answered_with_the_installed_ones() -> None:
-    with pytest.raises(BackendUnavailable, match=r"^no backend is called 'npv'; installed: cpu, cuda, interpreter, npu, rocm"):
+    with pytest.raises(
+        BackendUnavailable, match=r"^no backend is called 'npv'; installed: cpu, cuda, interpreter, npu, rocm"
+    ):
         backend.start("npv")
     assert BackendUnavailable.exit_code == 3
 

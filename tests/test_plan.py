@@ -10,8 +10,9 @@ from commands import Deepport
 from gemm import GEMMS, WIDE
 
 import deepport
-from deepport.command.plan import Plan, make_plan, sites
+from deepport.command.plan import Plan, make_plan
 from deepport.command.request import Policy
+from deepport.planning.sites import sites
 from deepport.record import Record, Row
 from deepport_model.checkpoint import save_weights
 from deepport_model.loading import shaped

@@ -93,7 +93,7 @@ def _check(owner: str, module: Linear | Experts, format: str) -> None:
 
 def _encode(weight: Tensor, format: str) -> tuple[Tensor, Tensor]:
     """Matrix by matrix: a model's experts in float32, all at once, may not fit."""
-    if weight.dim() == 2:
+    if weight.dim() == 2 or weight.is_meta:
         return ops.quantize(weight, format)
     data, scales = zip(*(ops.quantize(matrix, format) for matrix in weight), strict=True)
     return _stack(data), _stack(scales)

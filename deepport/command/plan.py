@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, TextIO
 
 import torch
-from torch import nn
 
 from deepport.command.explain import BASIS, planned, planned_sites
 from deepport.command.render import scaled
 from deepport.command.request import Policy
 from deepport.paper import OnPaper
+from deepport.planning.sites import sites
 from deepport.policy import Session
 from deepport.record import Record
 from deepport_model.loading import shaped
-from deepport_model.transformer import Transformer
 
 
 @dataclass(frozen=True)
@@ -58,34 +55,3 @@ def make_plan(model: str, dtype: str | None, backend: str | OnPaper, policy: Pol
             with Session(backend=backend, record=record, **policy.session()):
                 transformer.step(cache.append({0: [0] * count}), cache, "last")
     return plan
-
-
-class _Sites:
-    """The path of the module that is being computed."""
-
-    def __init__(self) -> None:
-        self._path = [""]
-
-    def __call__(self) -> str:
-        return self._path[-1]
-
-    def watch(self, module: nn.Module, path: str) -> list[Any]:
-        return [
-            module.register_forward_pre_hook(lambda *_: self._path.append(path)),
-            module.register_forward_hook(lambda *_: self._leave(), always_call=True),
-        ]
-
-    def _leave(self) -> None:
-        self._path.pop()
-
-
-@contextmanager
-def sites(transformer: Transformer) -> Iterator[_Sites]:
-    """What to give a `Record` as `site`: while inside, calls are noted under their module's path, `layers.3.attn.wq_a`."""
-    found = _Sites()
-    hooks = [hook for path, module in transformer.named_modules() if path for hook in found.watch(module, path)]
-    try:
-        yield found
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -21,7 +21,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from deepport.command.plan import sites
 from deepport.conformance import bundle
 from deepport.conformance.bundle import Bundle
 from deepport.conformance.composition import outcome
@@ -30,6 +29,7 @@ from deepport.conformance.result import REFERENCE, Gate
 from deepport.conformance.shadow import Shadowed
 from deepport.conformance.trace import Script, on_host, play, widened
 from deepport.errors import BadInput
+from deepport.planning.sites import sites
 from deepport.record import Record, Row
 from deepport.runtime import HostRuntime
 from deepport_model.model import Model

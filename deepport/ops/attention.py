@@ -177,14 +177,17 @@ def _attention_cost(
     indices: Tensor | None, sink: Tensor | None, positions: Tensor, cu_seqlens: Tensor,
     scale: float, window_size: int, ratio: int,
 ) -> Cost:  # fmt: skip
-    """An upper bound: every query sees a full window, and every entry its table can hold or that was selected."""
+    """An upper bound: every query sees a full window, and every entry its table can hold or that was selected.
+
+    No entry is read twice.
+    """
     if compressed_pages is None or compressed_table is None:
         entries, shared = 0, 0
-    elif indices is not None:
-        entries, shared = indices.shape[1], indices.numel()
     else:
         entries = _capacity(compressed_pages, compressed_table)
         shared = compressed_table.shape[0] * entries
+        if indices is not None:
+            entries, shared = min(entries, indices.shape[1]), min(shared, indices.numel())
     row = window_pages.shape[-1] * window_pages.element_size()
     window_rows = q.shape[0] + (cu_seqlens.shape[0] - 1) * (window_size - 1)
     return Cost(

@@ -6,7 +6,7 @@ behind the window are reused without bookkeeping. Compressed entries and indexer
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,8 +54,10 @@ def recording(*tensors: Tensor) -> bool:
 class Pages:
     """One layer's paged entries. While gradients are recorded, writes are functional."""
 
-    def __init__(self, sequences: int, pages: int, width: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.data = torch.zeros(sequences * pages, PAGE, width, dtype=dtype, device=device)
+    def __init__(
+        self, sequences: int, pages: int, page: int, width: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.data = torch.zeros(sequences * pages, page, width, dtype=dtype, device=device)
 
     def write(self, table: Tensor, values: Tensor, positions: Tensor, cu_seqlens: Tensor) -> None:
         if recording(values, self.data):
@@ -71,13 +73,14 @@ class Compressed:
         self,
         sequences: int,
         pages: int,
+        page: int,
         width: int,
         ratio: int,
         overlap: bool,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self.pages = Pages(sequences, pages, width, dtype, device)
+        self.pages = Pages(sequences, pages, page, width, dtype, device)
         self.state = empty_state(sequences, ratio, overlap, width * (1 + overlap), dtype, device)
         self.ratio, self.overlap = ratio, overlap
 
@@ -96,6 +99,7 @@ class Cache:
     """Memory for `sequences` sequences of at most `capacity` tokens, of which at most `chunk` are new in one step.
 
     Attributes:
+        page: entries in a page; costs counted with pages of one entry are exact (`deepport.planning`).
         decode: the step that gives every sequence one token, captured for this memory and its model's weights (`deepport.graph`);
             None before the first.
     """
@@ -103,17 +107,25 @@ class Cache:
     decode: Repeated | None = None
 
     def __init__(
-        self, config: Config, sequences: int, capacity: int, chunk: int, dtype: torch.dtype, device: torch.device
+        self,
+        config: Config,
+        sequences: int,
+        capacity: int,
+        chunk: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        page: int = PAGE,
     ) -> None:
         if capacity > config.max_position_embeddings:
             raise BadInput(f"{capacity} tokens do not fit the model's context of {config.max_position_embeddings}")
         self.config, self.capacity, self.chunk, self.device = config, capacity, min(chunk, capacity), device
+        self.page = page
         self._tokens: list[list[int]] = [[] for _ in range(sequences)]
         self._lengths = [0] * sequences
-        ring = _pages(config.sliding_window - 1 + self.chunk) + 1
-        self._window_table = _table(sequences, _pages(capacity), ring, device)
+        ring = self._pages(config.sliding_window - 1 + self.chunk) + 1
+        self._window_table = _table(sequences, self._pages(capacity), ring, device)
         self._tables = {
-            ratio: _table(sequences, pages := _pages(capacity // ratio), pages, device)
+            ratio: _table(sequences, pages := self._pages(capacity // ratio), pages, device)
             for ratio in set(config.compress_ratios) - {0}
         }
         self.layers = [self._layer(i, ring, dtype) for i in range(config.num_hidden_layers)]
@@ -125,12 +137,12 @@ class Cache:
 
     def _layer(self, index: int, ring: int, dtype: torch.dtype) -> LayerCache:
         c, sequences = self.config, len(self._lengths)
-        layer = LayerCache(Pages(sequences, ring, c.head_dim, dtype, self.device))
+        layer = LayerCache(Pages(sequences, ring, self.page, c.head_dim, dtype, self.device))
         if ratio := c.compress_ratios[index]:
-            pages, overlap = _pages(self.capacity // ratio), c.overlaps(index)
-            layer.entries = Compressed(sequences, pages, c.head_dim, ratio, overlap, dtype, self.device)
+            pages, overlap = (self._pages(self.capacity // ratio), self.page), c.overlaps(index)
+            layer.entries = Compressed(sequences, *pages, c.head_dim, ratio, overlap, dtype, self.device)
             if overlap:
-                layer.keys = Compressed(sequences, pages, c.index_head_dim, ratio, overlap, dtype, self.device)
+                layer.keys = Compressed(sequences, *pages, c.index_head_dim, ratio, overlap, dtype, self.device)
         if c.engram is not None and index in c.engram.layer_ids and c.engram.kernel_size:
             rows = (c.engram.kernel_size - 1) * c.engram.max_ngram_size
             shape = (sequences, rows, c.hc_mult * c.hidden_size)
@@ -165,6 +177,20 @@ class Cache:
         """`[B, max_pages] int32` for compressed entries, and indexer keys, of every layer with this ratio."""
         return self._tables[ratio][slots.long()]
 
+    def held(self) -> Iterator[tuple[str, Tensor]]:
+        """All memory that it keeps, by what it is for."""
+        yield from (("page tables", table) for table in (self._window_table, *self._tables.values()))
+        for layer in self.layers:
+            yield "window cache", layer.window.data
+            if layer.entries is not None:
+                yield "compressed cache", layer.entries.pages.data
+                yield "compressor state", layer.entries.state
+            if layer.keys is not None:
+                yield "indexer keys", layer.keys.pages.data
+                yield "compressor state", layer.keys.state
+            if layer.convolution is not None:
+                yield "engram state", layer.convolution
+
     def reset(self, slots: Sequence[int] | None = None) -> None:
         """Forget these sequences (all by default); their places can then be used for others."""
         chosen = list(range(len(self._lengths)) if slots is None else slots)
@@ -184,6 +210,9 @@ class Cache:
         """Last tokens of a sequence that a later step looks back at."""
         return self.config.engram.max_ngram_size - 1 if self.config.engram else 0
 
+    def _pages(self, entries: int) -> int:
+        return max(-(-entries // self.page), 1)
+
     def _history(self, slot: int) -> list[int]:
         return [*[-1] * (self._kept - len(self._tokens[slot])), *self._tokens[slot]]
 
@@ -194,10 +223,6 @@ class Cache:
             raise BadInput(
                 f"sequence {slot} would have {self._lengths[slot] + new} tokens; this cache holds {self.capacity}"
             )
-
-
-def _pages(entries: int) -> int:
-    return max(-(-entries // PAGE), 1)
 
 
 def _table(sequences: int, logical: int, physical: int, device: torch.device) -> Tensor:

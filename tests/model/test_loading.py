@@ -147,7 +147,9 @@ def test_options_that_make_no_sense(options: dict[str, str], text: str) -> None:
 
 
 def test_a_device_that_is_not_there() -> None:
-    with pytest.raises(BackendUnavailable, match="no backend is called 'abacus'; installed: cpu, cuda, interpreter, npu, rocm"):
+    with pytest.raises(
+        BackendUnavailable, match="no backend is called 'abacus'; installed: cpu, cuda, interpreter, npu, rocm"
+    ):
         deepport.load("mini", device="abacus")
 
 

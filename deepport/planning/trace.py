@@ -1,0 +1,138 @@
+"""One step of a model on meta: what each call asks of a device, and the most memory that its results take at once."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import deepport.ops  # noqa: F401  (declares the operators)
+from deepport import formats
+from deepport.op import operators
+from deepport.planning.sites import sites
+from deepport.spec import nbytes
+from deepport_model.cache import Batch, Cache
+from deepport_model.transformer import Transformer
+
+GATHER = "engram_gather"
+_ELEMENTS = {"fp8_e4m3": "fp8", "fp8_e4m3fnuz": "fp8", "mxfp4": "fp4", "int8": "int8"}
+
+
+@dataclass(frozen=True)
+class Call:
+    """What one call of an operator costs.
+
+    Attributes:
+        flops, bytes: by the operator's own cost.
+        state: of the bytes those of weights, caches and tables, which are too many to stay on a chip; the rest may.
+        element: what its weights consist of, or its input where it has none: `fp8`, `bfloat16`.
+        row: bytes of a row, where rows are gathered at random; else 0.
+    """
+
+    site: str
+    operator: str
+    flops: float
+    bytes: float
+    state: float
+    element: str
+    row: float = 0.0
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The calls of a step in order; `peak`: bytes of what it makes, its result among them, while most of it is alive."""
+
+    calls: tuple[Call, ...]
+    peak: int
+
+
+def decode(transformer: Transformer, sequences: int, depth: int) -> Trace:
+    """Every sequence's `depth`-th token."""
+    return _step(transformer, sequences, depth, sequences)
+
+
+def prefill(transformer: Transformer, tokens: int, depth: int) -> Trace:
+    """`tokens` new tokens of one sequence, as if each saw `depth` before it."""
+    return _step(transformer, 1, depth, tokens)
+
+
+def _step(transformer: Transformer, sequences: int, depth: int, tokens: int) -> Trace:
+    config, meta = transformer.config, torch.device("meta")
+    cache = Cache(config, sequences, depth, 1, transformer.dtype, meta, page=1)
+    ids, places = (torch.empty(tokens, dtype=torch.int64, device=meta) for _ in range(2))
+    ends, slots = (torch.empty(n, dtype=torch.int32, device=meta) for n in (sequences + 1, sequences))
+    earlier = config.engram.max_ngram_size - 1 if config.engram else 0
+    batch = Batch(ids, places, ends, slots, torch.empty(sequences, earlier, dtype=torch.int64, device=meta))
+    with torch.inference_mode(), sites(transformer) as site, _Tracing(site, transformer, cache) as found:
+        transformer.step(batch, cache, "last")
+    return Trace(tuple(found.calls), found.peak)
+
+
+class _Tracing(TorchDispatchMode):
+    """Notes calls of our operators and the storage that any operator makes."""
+
+    def __init__(self, site: Callable[[], str], transformer: Transformer, cache: Cache) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.calls: list[Call] = []
+        self.peak = self._now = 0
+        self._site = site
+        self._live: dict[int, int] = {}
+        kept = (*transformer.parameters(), *transformer.buffers(), *(t for _, t in cache.held()))
+        self._state = {t.untyped_storage()._cdata for t in kept}
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        made = [t for t in tree_leaves(result) if isinstance(t, Tensor)]
+        if function.namespace == "deepport":
+            self.calls.append(self._call(function._opname, args, made))
+        for tensor in made:
+            self._hold(tensor.untyped_storage())
+        return result
+
+    def _call(self, name: str, args: tuple[Any, ...], made: list[Tensor]) -> Call:
+        operator = operators[name]
+        given = operator.bind(args)
+        cost = operator.cost(*given.values())
+        fleeting = [t for t in given.values() if isinstance(t, Tensor) and not self._is_state(t)]
+        state = max(cost.bytes - nbytes(*fleeting, *made), 0.0)
+        if name == "moe_experts":
+            state *= _drawn(given["ids"].numel(), given["ids"].shape[1], given["w13"].shape[0])
+        row = state / max(given["ids"].numel(), 1) if name == GATHER else 0.0
+        return Call(self._site(), name, cost.flops, cost.bytes, state, _element(given), row)
+
+    def _is_state(self, tensor: Tensor) -> bool:
+        return tensor.untyped_storage()._cdata in self._state
+
+    def _hold(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self._live or key in self._state:
+            return
+        self._live[key] = storage.nbytes()
+        self._now += storage.nbytes()
+        self.peak = max(self.peak, self._now)
+        weakref.finalize(storage, self._free, key)
+
+    def _free(self, key: int) -> None:
+        self._now -= self._live.pop(key)
+
+
+def _drawn(copies: int, k: int, experts: int) -> float:
+    """Experts that tokens are expected to choose, each k at random, over the most that they can, which a cost counts."""
+    expected = experts * (1 - (1 - k / experts) ** (copies / k))
+    return expected / min(copies, experts) if copies else 1.0
+
+
+def _element(given: Mapping[str, Any]) -> str:
+    format = given.get("format", formats.PLAIN)
+    if format != formats.PLAIN:
+        return _ELEMENTS[formats.parse(format).element]
+    found = next((t.dtype for t in given.values() if isinstance(t, Tensor) and t.is_floating_point()), torch.float32)
+    return str(found).removeprefix("torch.")
