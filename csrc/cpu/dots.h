@@ -88,20 +88,25 @@ void spread_scales(const S* from, int64_t blocks, int64_t times, float* scales) 
 template <bool scaled, class E, class X>
 void row_dots(const E* w, const float* scales, int64_t held, const X* x, int64_t stride, int64_t rows, int64_t tokens,
               int64_t columns, Sums& sums) {
-  const auto across = [&](auto tall, int64_t r) {
-    int64_t t = 0;
-    const auto next = [&](auto wide) {
-      constexpr int R = decltype(tall)::value, T = decltype(wide)::value;
-      for (; t + T <= tokens; t += T)
-        dots<R, T, scaled>(w + r * columns / packing<E>, scales + r * held, held, x + t * stride, stride, columns, sums, t, r);
-    };
-    next(std::integral_constant<int, 4>());
-    next(std::integral_constant<int, 2>());
-    next(std::integral_constant<int, 1>());
+  const auto next = [&](auto tall, auto wide, int64_t r, int64_t& t) {
+    constexpr int R = decltype(tall)::value, T = decltype(wide)::value;
+    for (; t + T <= tokens; t += T)
+      dots<R, T, scaled>(w + r * columns / packing<E>, scales + r * held, held, x + t * stride, stride, columns, sums, t, r);
   };
+  constexpr std::integral_constant<int, 1> one{};
+  constexpr std::integral_constant<int, 2> two{};
+  constexpr std::integral_constant<int, 4> four{};
   int64_t r = 0;
-  for (; r + 4 <= rows; r += 4) across(std::integral_constant<int, 4>(), r);
-  for (; r < rows; ++r) across(std::integral_constant<int, 1>(), r);
+  for (; r + 4 <= rows; r += 4) {
+    int64_t t = 0;
+    next(four, four, r, t);
+    next(four, two, r, t);
+    next(four, one, r, t);
+  }
+  for (; r < rows; ++r) {
+    int64_t t = 0;
+    next(one, one, r, t);
+  }
 }
 
 // Calls find(n, rows, t, tokens, sums) for groups of rows from n on and tokens from t on, and put for what it finds.
@@ -116,18 +121,22 @@ void grouped_rows(int64_t begin, int64_t end, int64_t tokens, Find&& find, Put&&
     }
 }
 
+// Elements are multiplied as they are, and sums of rows scaled where a scale is a row's.
+template <class E, class Put>
+void plain_dots(const Weights& w, int64_t begin, int64_t end, const bfloat16* x, int64_t stride, int64_t tokens, Put&& put) {
+  grouped_rows(begin, end, tokens, [&](int64_t n, int64_t rows, int64_t t, int64_t some, Sums& sums) {
+    row_dots<false>(w.at<E>(n, 0), nullptr, 0, x + t * stride, stride, rows, some, w.columns, sums);
+    for (int64_t r = 0; w.scaled() && r < rows; ++r)
+      w.scales(n + r, [&](auto* scales) {
+        for (int64_t j = 0; j < some; ++j) sums[j][r] *= widen(*scales);
+      });
+  }, put);
+}
+
 // Elements are multiplied as they are, and sums of blocks scaled.
 template <class E, class Put>
-void narrow_dots(const Weights& w, int64_t begin, int64_t end, const bfloat16* x, int64_t stride, int64_t tokens, Put&& put) {
+void block_dots(const Weights& w, int64_t begin, int64_t end, const bfloat16* x, int64_t stride, int64_t tokens, Put&& put) {
   const int64_t blocks = w.column_blocks(), times = w.block_columns() / Pairs::lanes, held = blocks * times;
-  if (!w.scaled() || w.block_columns() == w.columns)
-    return grouped_rows(begin, end, tokens, [&](int64_t n, int64_t rows, int64_t t, int64_t some, Sums& sums) {
-      row_dots<false>(w.at<E>(n, 0), nullptr, 0, x + t * stride, stride, rows, some, w.columns, sums);
-      for (int64_t r = 0; w.scaled() && r < rows; ++r)
-        w.scales(n + r, [&](auto* scales) {
-          for (int64_t j = 0; j < some; ++j) sums[j][r] *= widen(*scales);
-        });
-    }, put);
   float* scales = Scratch<struct RowScales>::template get<float>(dots_rows * held);
   grouped_rows(begin, end, tokens, [&](int64_t n, int64_t rows, int64_t t, int64_t some, Sums& sums) {
     for (int64_t r = 0; r < rows; ++r)
@@ -164,7 +173,11 @@ void by_dots(const Weights& w, int64_t begin, int64_t end, const X* x, int64_t s
   else
     visit(w.format.element, [&](auto element) {
       using E = decltype(element);
-      if constexpr (!std::is_same_v<E, float>) narrow_dots<E>(w, begin, end, x, stride, tokens, put);
+      if constexpr (std::is_same_v<E, bfloat16>)
+        plain_dots<E>(w, begin, end, x, stride, tokens, put);
+      else if constexpr (!std::is_same_v<E, float>)
+        w.block_columns() == w.columns ? plain_dots<E>(w, begin, end, x, stride, tokens, put)
+                                       : block_dots<E>(w, begin, end, x, stride, tokens, put);
     });
 }
 

@@ -39,15 +39,23 @@ void by_rows(const Call& call, F&& f) {
   });
 }
 
-// Stores sums of a group, rounded.
-template <class R>
-auto storing(const Call& call, int64_t group) {
-  R* to = static_cast<R*>(call.y) + group * call.w.rows;
-  const int64_t stride = call.groups * call.w.rows;
-  return [=](int64_t t, int64_t n, const float* sums, int64_t count) {
-    each(count, [&](int64_t i, auto access) { access.put(to + t * stride + n + i, access.get(sums + i)); });
-  };
-}
+// Where a group's sums go, and as what: asked when they are stored, so that products are compiled once.
+struct Storing {
+  char* to;
+  Type type;
+  int64_t stride;
+
+  Storing(const Call& call, int64_t group) : to(static_cast<char*>(call.y)), type(call.result), stride(call.groups * call.w.rows) {
+    visit(type, [&](auto zero) { to += group * call.w.rows * int64_t(sizeof zero); });
+  }
+
+  void operator()(int64_t t, int64_t n, const float* sums, int64_t count) const {
+    visit(type, [&](auto zero) {
+      auto* y = reinterpret_cast<decltype(zero)*>(to) + t * stride + n;
+      each(count, [&](int64_t i, auto access) { access.put(y + i, access.get(sums + i)); });
+    });
+  }
+};
 
 // x as floats, where it is not and has to be.
 template <class X, class T>
@@ -63,11 +71,10 @@ const X* as(const T* x, int64_t n) {
   }
 }
 
-template <class X, class T, class R>
-void with_few(const Call& call) {
-  const X* x = as<X>(static_cast<const T*>(call.x), call.tokens * call.stride());
+template <class X>
+void with_few(const Call& call, const X* x) {
   by_rows(call, [&](int64_t group, int64_t first, int64_t last) {
-    by_dots(call.w.from(group), first, last, x + group * call.w.columns, call.stride(), call.tokens, storing<R>(call, group));
+    by_dots(call.w.from(group), first, last, x + group * call.w.columns, call.stride(), call.tokens, Storing(call, group));
   });
 }
 
@@ -78,13 +85,12 @@ bool lies_in_fours(const Call& call) {
   return call.groups == 1 && call.w.rows % row_block == 0 && in_fours<bfloat16>(call.w, std::min(call.tokens, few));
 }
 
-template <class R>
 void with_fours(const Call& call) {
   const int64_t columns = call.w.columns;
   const Columns<bfloat16> x{static_cast<bfloat16*>(const_cast<void*>(call.x)), call.tokens, columns};
   const auto factors = spread(x, Scratch<struct Spread>::template get<bfloat16>(call.tokens * columns));
   by_rows(call, [&](int64_t, int64_t first, int64_t last) {
-    const auto put = storing<R>(call, 0);
+    const Storing put(call, 0);
     for (int64_t r = first; r < last; r += row_block)
       for (int64_t t = 0; t < call.tokens; t += few) {
         const Columns<bfloat16> some{factors.data + t * columns, std::min(few, call.tokens - t), columns};
@@ -99,9 +105,9 @@ void with_fours(const Call& call) {
 
 #endif
 
-template <class F, class T, class R>
-void with_many(const Call& call) {
-  const T* x = static_cast<const T*>(call.x);
+// x in panels of factors.
+template <class F, class T>
+const F* in_panels(const Call& call, const T* x) {
   const int64_t columns = whole(call.w.columns, 32), across = (call.tokens + panel_columns - 1) / panel_columns;
   F* panels = Scratch<struct Packed>::template get<F>(call.groups * across * panel_columns * columns);
   parallel(call.groups * across, 1 + (1 << 14) / (columns * panel_columns + 1), [&](int64_t begin, int64_t end) {
@@ -112,22 +118,28 @@ void with_many(const Call& call) {
                    call.w.columns, panels + p * panel_columns * columns);
     }
   });
+  return panels;
+}
+
+template <class F>
+void with_many(const Call& call, const F* panels) {
+  const int64_t of_group = whole(call.tokens, panel_columns) * whole(call.w.columns, 32);
   by_rows(call, [&](int64_t group, int64_t first, int64_t last) {
-    const F* of = panels + group * across * panel_columns * columns;
-    by_panels(call.w.from(group), first, last, of, call.tokens, storing<R>(call, group));
+    by_panels(call.w.from(group), first, last, panels + group * of_group, call.tokens, Storing(call, group));
   });
 }
 
-template <class T, class R>
+template <class T>
 void compute(const Call& call) {
+  const T* x = static_cast<const T*>(call.x);
   const bool alone = call.tokens <= few_tokens(call.w);
   if constexpr (std::is_same_v<T, bfloat16>) {
 #if defined(__AVX512BF16__)
-    if (alone && lies_in_fours(call)) return with_fours<R>(call);
+    if (alone && lies_in_fours(call)) return with_fours(call);
 #endif
-    if (multiplies_pairs(call.w)) return alone ? with_few<T, T, R>(call) : with_many<Factor<T>, T, R>(call);
+    if (multiplies_pairs(call.w)) return alone ? with_few(call, x) : with_many(call, in_panels<Factor<T>>(call, x));
   }
-  alone ? with_few<float, T, R>(call) : with_many<float, T, R>(call);
+  alone ? with_few(call, as<float>(x, call.tokens * call.stride())) : with_many(call, in_panels<float>(call, x));
 }
 
 }  // namespace
@@ -135,13 +147,7 @@ void compute(const Call& call) {
 void linear(const void* x, const void* w, const void* scale, void* y, Type type, Type result, Format format, int64_t tokens,
             int64_t groups, int64_t rows, int64_t columns) {
   const Call call{x, y, type, result, tokens, groups, {w, scale, format, rows, columns}};
-  visit(type, [&](auto from) {
-    visit(result, [&](auto to) {
-      using T = decltype(from);
-      using R = decltype(to);
-      if constexpr (std::is_same_v<T, bfloat16> || std::is_same_v<R, float>) compute<T, R>(call);
-    });
-  });
+  visit(type, [&](auto zero) { compute<decltype(zero)>(call); });
 }
 
 }  // namespace deepport::DEEPPORT_LEVEL

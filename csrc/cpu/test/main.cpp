@@ -1,4 +1,5 @@
 // Runs every case at one level, or at all that this processor has. Exit code 1 if a check failed, 2 for a level that is none.
+#include <chrono>
 #include <cstring>
 
 #include "check.h"
@@ -11,8 +12,10 @@ int main(int count, char** arguments) {
     if (!level.present() || (count > 1 && std::strcmp(arguments[1], level.name))) continue;
     for (const test::Case& one : test::cases()) {
       const int before = test::failures();
+      const auto begin = std::chrono::steady_clock::now();
       one.run(*table(level.name));
-      std::printf("%-12s %-40s %s\n", level.name, one.name, test::failures() == before ? "ok" : "FAILED");
+      const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
+      std::printf("%-12s %-40s %6.2f s %s\n", level.name, one.name, took.count(), test::failures() == before ? "ok" : "FAILED");
     }
     ++ran;
   }

@@ -2,6 +2,8 @@
 
 #include <cfloat>
 #include <cstring>
+#include <iterator>
+#include <set>
 
 #include "check.h"
 #include "quantized.h"
@@ -54,24 +56,36 @@ float least_scale(const Format& format, float size) {
   return std::ldexp(1.0f, exponent);
 }
 
-// What each code of an element means.
-std::vector<double> meanings(Element element) {
-  std::vector<double> found(element == Element::e2m1 ? 16 : 256);
-  for (size_t code = 0; code < found.size(); ++code) {
-    const uint8_t room[4] = {uint8_t(code)};
-    found[code] = value(room, element, 0);
+// What each code of an element means, and the numbers next to it: a number no further than these is nearest of all.
+struct Meanings {
+  std::vector<double> of, below, above;
+  bool zero_has_sign;
+
+  explicit Meanings(Element element) : of(element == Element::e2m1 ? 16 : 256), below(of.size()), above(of.size()) {
+    std::set<double> numbers;
+    for (size_t code = 0; code < of.size(); ++code) {
+      const uint8_t room[4] = {uint8_t(code)};
+      of[code] = value(room, element, 0);
+      if (!std::isnan(of[code])) numbers.insert(of[code]);
+    }
+    for (size_t code = 0; code < of.size(); ++code) {
+      if (std::isnan(of[code])) continue;
+      const auto here = numbers.find(of[code]);
+      below[code] = here == numbers.begin() ? -INFINITY : *std::prev(here);
+      above[code] = std::next(here) == numbers.end() ? INFINITY : *std::next(here);
+    }
+    const double middle = of[of.size() / 2];
+    zero_has_sign = std::signbit(middle) && middle == 0;
   }
-  return found;
-}
+};
 
 // Whether `code` is that of the number nearest to x, the even one of two, with x's sign if it can have one.
-bool is_nearest(const std::vector<double>& numbers, uint8_t code, double x) {
-  const double found = numbers[code], distance = std::abs(found - x);
-  const bool zero_has_sign = std::signbit(numbers[numbers.size() / 2]) && numbers[numbers.size() / 2] == 0;
-  if (std::isnan(found) || (zero_has_sign && std::signbit(found) != std::signbit(x))) return false;
-  for (double rival : numbers) {
+bool is_nearest(const Meanings& numbers, uint8_t code, double x) {
+  const double found = numbers.of[code], distance = std::abs(found - x);
+  if (std::isnan(found) || (numbers.zero_has_sign && std::signbit(found) != std::signbit(x))) return false;
+  for (double rival : {numbers.below[code], numbers.above[code]}) {
     const double further = std::abs(rival - x);
-    if (further < distance || (further == distance && rival != found && (code & 1))) return false;
+    if (further < distance || (further == distance && (code & 1))) return false;
   }
   return true;
 }
@@ -106,7 +120,7 @@ struct Quantised {
     }
     for (int64_t b = 0; b < of.blocks(); ++b)
       if (scale_at(b) != least_scale(format, tops[size_t(b)])) return false;
-    const std::vector<double> numbers = meanings(format.element);
+    const Meanings numbers(format.element);
     for (int64_t i = 0; i < of.numbers(); ++i)
       if (!is_nearest(numbers, code_at(data, format.element, i), double(host::widen(x[size_t(i)]) / scale_at(of.block_of(i)))))
         return false;
