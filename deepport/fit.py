@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from deepport import formats
 from deepport.kernel import YES, Signature, Support, TensorSpec, no
 
 FLOATS = (torch.float32, torch.bfloat16)
@@ -78,6 +79,30 @@ def _parsed(text: str) -> tuple[list[tuple[str, CodeType | None]], int]:
     names = text.split()
     formulas = [None if n == "..." or n.isidentifier() else compile(n, n, "eval") for n in names]
     return list(zip(names, formulas, strict=True)), names.index("...") if "..." in names else -1
+
+
+def packing(format: str) -> int:
+    """Numbers in an element of the data."""
+    return 1 if format == formats.PLAIN else formats.parse(format).packing
+
+
+def stored(data: TensorSpec, scale: TensorSpec | None, format: str, of: Sequence[torch.dtype] = FLOATS) -> Support:
+    """YES if these can be a tensor of the format; plain numbers are of one of these types."""
+    if format == formats.PLAIN:
+        plain = data.dtype in of and scale is None
+        return YES if plain else no("dtype", f"plain numbers are {_listed(of)}, without a scale")
+    try:
+        found = formats.parse(format)
+    except ValueError as error:
+        return no("format", str(error))
+    if data.dtype != found.dtype or scale is None or len(data.shape) < 2:
+        return no("format", f"data and scale are not {format}")
+    if scale.dtype not in (found.scale_dtype(True), found.scale_dtype(False)):
+        return no("dtype", f"a scale of {format} is not {_shown(scale.dtype)}")
+    shape = (*data.shape[:-2], *found.scale_shape(data.shape[-2], data.shape[-1] * found.packing))
+    if scale.shape != shape:
+        return no("shape", f"a scale {scale.shape} is not that of {format} data {data.shape}")
+    return YES
 
 
 def paired(signature: Signature, results: int, arguments: int) -> Support:

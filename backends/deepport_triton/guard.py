@@ -12,6 +12,8 @@ Atomic operations are allowed to meet each other.
 
 from __future__ import annotations
 
+import mmap
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +26,10 @@ from triton.runtime.interpreter import InterpreterBuilder
 
 Numbers = NDArray[Any]
 
-NOBODY, SEVERAL = -1, -2
+NOBODY, SEVERAL = 0, -1
+"""Of the programs, which are numbered from 1."""
+
+_NORESERVE = 0x4000 if sys.platform == "linux" else 0  # mmap.MAP_NORESERVE is there from Python 3.13 on
 
 
 class KernelFault(Exception):
@@ -33,26 +38,42 @@ class KernelFault(Exception):
 
 @dataclass
 class Region:
-    """A launch's memory under one storage, and which program has touched each byte of it."""
+    """A launch's memory under one tensor, or several that overlap, and which program has touched each byte of it."""
 
     name: str
     begin: int
     size: int
 
     def __post_init__(self) -> None:
-        self.writer = np.full(self.size, NOBODY, np.int32)
-        self.reader = np.full(self.size, NOBODY, np.int32)
+        self.writer, self.reader = _nobodies(self.size), _nobodies(self.size)
+
+
+def _nobodies(size: int) -> Numbers:
+    """As many zeros, of which only those that are touched take memory: a tensor may have more bytes than the machine."""
+    length = max(size, 1) * np.dtype(np.int32).itemsize
+    return np.frombuffer(mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE), np.int32)
+
+
+def _regions(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[Region]:
+    """In the order of their addresses, each from a tensor's first byte to its last."""
+    spans = sorted((t.data_ptr(), t.data_ptr() + _reach(t), name) for name, t in tensors if t.numel())
+    while spans:
+        begin, end, name = spans.pop(0)
+        while spans and spans[0][0] < end:
+            end = max(end, spans.pop(0)[1])
+        yield Region(name, begin, end - begin)
+
+
+def _reach(t: Tensor) -> int:
+    """Bytes from a tensor's first element to behind its last."""
+    return (sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) + 1) * t.element_size()
 
 
 class Guard:
     """Watches one launch. Programs are numbered in the order in which they run."""
 
     def __init__(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
-        found: dict[int, Region] = {}
-        for name, tensor in tensors:
-            storage = tensor.untyped_storage()
-            found.setdefault(storage.data_ptr(), Region(name, storage.data_ptr(), storage.nbytes()))
-        self._regions = sorted((r for r in found.values() if r.size), key=lambda r: r.begin)
+        self._regions = list(_regions(tensors))
         self._begins = np.array([r.begin for r in self._regions], np.uint64)
         self._program, self._at = NOBODY, (0, 0, 0)
 

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from deepport import formats
-from deepport.fit import dtypes, floats, gradients, paired, shapes
+from deepport.fit import dtypes, floats, gradients, packing, paired, shapes, stored
 from deepport.kernel import Kernel, Signature, Support, no
 from deepport_cpu.native import asked, call, dense, like, of_result
-from deepport_cpu.numbers import numbers, packing, stored
+from deepport_cpu.numbers import numbers
 
 
 def grouped_linear(x: Tensor, w: Tensor, scale: Tensor | None, format: str, offsets: Tensor) -> Tensor:

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from deepport import formats
-from deepport.fit import FLOATS, dtypes, shapes
+from deepport.fit import FLOATS, dtypes, packing, shapes, stored
 from deepport.kernel import Kernel, Signature, Support, no
 from deepport_cpu.native import call, dense
-from deepport_cpu.numbers import numbers, packing, stored
+from deepport_cpu.numbers import numbers
 
 
 def engram_gather(

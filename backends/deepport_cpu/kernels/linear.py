@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from deepport import formats
-from deepport.fit import floats, shapes
+from deepport.fit import floats, packing, shapes, stored
 from deepport.kernel import Kernel, Signature, Support, TensorSpec, no
 from deepport_cpu import _levels
 from deepport_cpu.native import call, dense
-from deepport_cpu.numbers import numbers, packing, stored
+from deepport_cpu.numbers import numbers
 
 _MANY = 128
 """Tokens from which on oneDNN is the faster one, by tiles."""

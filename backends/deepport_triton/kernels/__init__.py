@@ -1,5 +1,16 @@
 """The Triton kernels, by family; each operator's in the order in which they are asked."""
 
-from deepport_triton.kernels import attention, elementwise, engram, index, mhc, moe
+from deepport_triton.kernels import attention, cache, elementwise, engram, experts, gather, index, linear, mhc, moe
 
-KERNELS = (*attention.KERNELS, *elementwise.KERNELS, *engram.KERNELS, *index.KERNELS, *mhc.KERNELS, *moe.KERNELS)
+KERNELS = (
+    *attention.KERNELS,
+    *cache.KERNELS,
+    *elementwise.KERNELS,
+    *engram.KERNELS,
+    *experts.KERNELS,
+    *gather.KERNELS,
+    *index.KERNELS,
+    *linear.KERNELS,
+    *mhc.KERNELS,
+    *moe.KERNELS,
+)

@@ -79,21 +79,30 @@ def _rotary(signature: Signature) -> Support:
 
 
 @triton.jit
+def clamped_swiglu(gate, up, limit):
+    """NaN stays NaN: a comparison with it is false."""
+    gate = tl.where(gate > limit, limit, gate)
+    up = tl.where(up > limit, limit, tl.where(up < -limit, -limit, up))
+    return gate / (1.0 + tl.exp(-gate)) * up
+
+
+@triton.jit
 def _swiglu_block(gate, up, y, count, limit, block: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     there = at < count
     g = tl.load(gate + at, mask=there, other=0.0).to(tl.float32)
     u = tl.load(up + at, mask=there, other=0.0).to(tl.float32)
-    # NaN stays NaN: a comparison with it is false.
-    g = tl.where(g > limit, limit, g)
-    u = tl.where(u > limit, limit, tl.where(u < -limit, -limit, u))
-    tl.store(y + at, (g / (1.0 + tl.exp(-g)) * u).to(y.dtype.element_ty), mask=there)
+    tl.store(y + at, clamped_swiglu(g, u, limit).to(y.dtype.element_ty), mask=there)
+
+
+def unbounded(limit: float | None) -> float:
+    return float("inf") if limit is None else limit
 
 
 def swiglu(gate: Tensor, up: Tensor, limit: float | None = None) -> Tensor:
     gate, up = gate.contiguous(), up.contiguous()
     y, block = torch.empty_like(gate), 1024
-    bound = float("inf") if limit is None else limit
+    bound = unbounded(limit)
     launch(_swiglu_block, (triton.cdiv(gate.numel(), block),), gate, up, y, gate.numel(), bound, block=block)
     return y
 

@@ -107,14 +107,15 @@ def _route(signature: Signature) -> Support:
 
 
 @triton.jit
-def _combine_block(y, weights, inverse, ids, out, width, k: tl.constexpr, block: tl.constexpr):
+def _combine_block(y, weights, inverse, ids, out, count, width, k: tl.constexpr, block: tl.constexpr):
     token, at = tl.program_id(0).to(tl.int64), tl.program_id(1) * block + tl.arange(0, block)
     total = tl.zeros((block,), tl.float32)
     for j in range(k):
         copy = token * k + j
         if tl.load(ids + copy) >= 0:
             row = tl.load(inverse + copy).to(tl.int64)
-            values = tl.load(y + row * width + at, mask=at < width, other=0.0).to(tl.float32)
+            known = (row >= 0) & (row < count) & (at < width)
+            values = tl.load(y + row * width + at, mask=known, other=0.0).to(tl.float32)
             total += tl.load(weights + copy) * values
     tl.store(out + token * width + at, total.to(out.dtype.element_ty), mask=at < width)
 
@@ -123,7 +124,7 @@ def moe_combine(y: Tensor, weights: Tensor, inverse: Tensor, ids: Tensor) -> Ten
     tokens, k, width = *ids.shape, y.shape[1]
     given = [t.contiguous() for t in (y, weights, inverse, ids)]
     out, block = y.new_empty((tokens, width)), min(int(triton.next_power_of_2(width)), 1024)
-    launch(_combine_block, (tokens, triton.cdiv(width, block)), *given, out, width, k=k, block=block)
+    launch(_combine_block, (tokens, triton.cdiv(width, block)), *given, out, y.shape[0], width, k=k, block=block)
     return out
 
 
