@@ -1,10 +1,25 @@
 """The Triton kernels, by family; each operator's in the order in which they are asked."""
 
-from deepport_triton.kernels import attention, cache, elementwise, engram, experts, gather, index, linear, mhc, moe
+from deepport_triton.kernels import (
+    attention,
+    cache,
+    compress,
+    convolution,
+    elementwise,
+    engram,
+    experts,
+    gather,
+    index,
+    linear,
+    mhc,
+    moe,
+)
 
 KERNELS = (
     *attention.KERNELS,
     *cache.KERNELS,
+    *compress.KERNELS,
+    *convolution.KERNELS,
     *elementwise.KERNELS,
     *engram.KERNELS,
     *experts.KERNELS,
