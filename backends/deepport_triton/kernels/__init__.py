@@ -13,6 +13,7 @@ from deepport_triton.kernels import (
     linear,
     mhc,
     moe,
+    quantize,
 )
 
 KERNELS = (
@@ -28,4 +29,5 @@ KERNELS = (
     *linear.KERNELS,
     *mhc.KERNELS,
     *moe.KERNELS,
+    *quantize.KERNELS,
 )
