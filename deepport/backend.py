@@ -252,10 +252,10 @@ def _package(entry: EntryPoint) -> str:
 
 
 def choose(device: str) -> str:
-    """The backend `--device` means: `auto` is the first accelerator that is there, else the CPU."""
+    """The backend `--device` means: `auto` is the first accelerator that is there, none that is simulated, else the CPU."""
     if device != "auto":
         return device.partition(":")[0]
-    there = [b for b in backends() if b.probe.devices and not b.simulates]
+    there = [b for b in backends() if b.probe.devices and not b.simulates and not b.probe.simulator]
     return next((b.name for b in there if b.device_type != "cpu"), "cpu")
 
 

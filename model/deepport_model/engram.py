@@ -49,6 +49,7 @@ class EngramHash(nn.Module):
         self.register_buffer("multipliers", multipliers, persistent=False)
         self.register_buffer("moduli", moduli, persistent=False)
         self.register_buffer("offsets", offsets, persistent=False)
+        self._known: tuple[Tensor, int, tuple[int, int | None]] | None = None
 
     multipliers: Tensor
     moduli: Tensor
@@ -63,10 +64,14 @@ class EngramHash(nn.Module):
         )
 
     def _compressed(self, token_map: Tensor) -> tuple[int, int | None]:
-        """The pad and boundary tokens' compressed ids."""
+        """The pad and boundary tokens' compressed ids, read once: a step does not wait for the device to say them again."""
         if token_map.is_meta:  # while planning: the cost of a hash does not depend on them
             return 0, None
-        return int(token_map[self.pad]), None if self.boundary is None else int(token_map[self.boundary])
+        version = 0 if token_map.is_inference() else token_map._version
+        if self._known is None or self._known[0] is not token_map or self._known[1] != version:
+            pad, boundary = token_map[[self.pad, self.pad if self.boundary is None else self.boundary]].tolist()
+            self._known = token_map, version, (pad, None if self.boundary is None else boundary)
+        return self._known[2]
 
 
 class Engram(nn.Module):

@@ -132,6 +132,7 @@ def _check_ids(item: Item, model: nn.Module, ids: Tensor) -> None:
         return
     routed = leaf == "tid2eid"
     limit = model.get_parameter(f"{owner}.weight").shape[0] if routed else ids.shape[0]
+    ids = ids.cpu()  # one copy, where each question would wait for the device
     if ids.min() < 0 or ids.max() >= limit:
         raise BadInput(f"{item.name}: has ids outside 0 ... {limit - 1}")
     if routed and bool((ids.sort(-1).values.diff(dim=-1) == 0).any()):

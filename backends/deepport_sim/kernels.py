@@ -1,0 +1,58 @@
+"""The device's kernels: those of the CPU, on the host's view of the device's memory, each as one piece of work.
+
+Where none of the CPU's takes a call there is none here either, and the reference serves, of plain torch operators on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from deepport import backend
+from deepport.kernel import Kernel, Signature, Support, no, signature_of
+from deepport.op import Operator, operators
+from deepport.policy import Session
+from deepport_sim import device
+
+
+def kernels() -> Sequence[Kernel]:
+    cpu = backend.start("cpu").kernels
+    return [_kernel(operators[name], tuple(found)) for name, found in cpu.items()]
+
+
+def _kernel(operator: Operator[..., Any], candidates: tuple[Kernel, ...]) -> Kernel:
+    def supports(signature: Signature) -> Support:
+        answers = [kernel.supports(signature) for kernel in candidates]
+        return next((a for a in answers if a), answers[0] if answers else no("device", "the CPU has no kernel"))
+
+    return Kernel(operator.name, "host", _one_piece(operator, candidates), supports, operator.mutates)
+
+
+def _one_piece(operator: Operator[..., Any], candidates: tuple[Kernel, ...]) -> Callable[..., Any]:
+    """A function of device tensors: of all that the CPU's kernel does, the device sees one operator."""
+    name = f"deepport::{operator.name}"
+
+    @wraps(candidates[0].run)
+    def run(*given: Any) -> Any:
+        arguments = operator.bind(given)
+        work = device.native().Work(name, _tensors(operator, arguments))
+        views = tree_map_only(Tensor, lambda t: work.view(t) if t.device.type == device.NAME else t, arguments)
+        kernel = next(k for k in candidates if k.supports(signature_of(operator.name, views)))
+        with Session(backend="cpu"):  # which other operators it calls is its own affair
+            result = kernel.run(*views.values())
+        return tree_map_only(Tensor, work.adopt, result)
+
+    return run
+
+
+def _tensors(operator: Operator[..., Any], arguments: dict[str, Any]) -> list[tuple[Tensor, str, bool]]:
+    return [
+        (t, name, name in operator.mutates)
+        for name, value in arguments.items()
+        for t in (value if isinstance(value, list) else [value])
+        if isinstance(t, Tensor)
+    ]
