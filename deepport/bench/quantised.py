@@ -11,29 +11,43 @@ from torch import Tensor, nn
 from deepport import formats, ops
 from deepport.errors import BadInput
 from deepport_model.checkpoint.names import scale_name
+from deepport_model.engram import EngramTable
 from deepport_model.modules import BlockLinear, Linear
 from deepport_model.moe import Experts
 from deepport_model.transformer import Transformer
 
 _WORDS = {"plain": formats.PLAIN, "fp8": "fp8_e4m3:128x128", "int8": "int8:row", "mxfp4": "mxfp4"}
+_ROWS = {**_WORDS, "fp8": "fp8_e4m3:1x32"}
+"""Of tables, whose blocks lie within a row."""
+
+Quantisable = Linear | Experts | EngramTable
 
 
 @dataclass(frozen=True)
 class Formats:
-    """`EXPERTS+DENSE`: of the routed experts' weights, and of the linear layers'; memories and the embedding stay plain."""
+    """`EXPERTS+DENSE+TABLES`: of the routed experts' weights, the linear layers' and Engram's; the embedding stays plain.
+
+    What is not named stays plain.
+    """
 
     experts: str = formats.PLAIN
     dense: str = formats.PLAIN
+    tables: str = formats.PLAIN
 
     @classmethod
     def parse(cls, text: str) -> Formats:
-        experts, _, dense = text.partition("+")
-        for word in (experts, dense or "plain"):
-            if word not in _WORDS:
-                raise BadInput(f"--format {text}: {word!r} is none of {', '.join(_WORDS)}; as in mxfp4+int8")
-        return cls(_WORDS[experts], _WORDS[dense or "plain"])
+        first, *rest = text.split("+")
+        words = [first, *(word or "plain" for word in rest)]
+        if wrong := [word for word in words if word not in _WORDS]:
+            raise BadInput(f"--format {text}: {wrong[0]!r} is none of {', '.join(_WORDS)}; as in mxfp4+int8")
+        if len(words) > 3:
+            raise BadInput(f"--format {text}: names {len(words)} formats; there are experts, dense layers and tables")
+        experts, dense, tables = (*words, "plain", "plain")[:3]
+        return cls(_WORDS[experts], _WORDS[dense], _ROWS[tables])
 
     def of(self, module: nn.Module) -> str:
+        if isinstance(module, EngramTable):
+            return self.tables
         return self.experts if isinstance(module, Experts) else self.dense
 
     @property
@@ -69,12 +83,14 @@ def dequantised(model: Transformer, dtype: torch.dtype) -> Transformer:
     return found
 
 
-def _weights(model: Transformer) -> list[tuple[str, str, Linear | Experts]]:
+def _weights(model: Transformer) -> list[tuple[str, str, Quantisable]]:
     """`(owner, leaf, module)` of every weight that may be quantised."""
-    found: list[tuple[str, str, Linear | Experts]] = []
+    found: list[tuple[str, str, Quantisable]] = []
     for owner, module in model.named_modules():
         if isinstance(module, Experts):
             found += ((owner, leaf, module) for leaf in ("w13", "w2"))
+        elif isinstance(module, EngramTable):
+            found.append((owner, "rows", module))
         elif isinstance(module, Linear):
             found.append((owner, "weight", module))
     return found
@@ -84,7 +100,7 @@ def _scale_of(owner: str, leaf: str) -> str:
     return str(scale_name(f"{owner}.{leaf}")).rpartition(".")[2]
 
 
-def _check(owner: str, module: Linear | Experts, format: str) -> None:
+def _check(owner: str, module: Quantisable, format: str) -> None:
     """A weight of several matrices is quantised as a stack of them: no scale may span two."""
     block = formats.parse(format).rows
     if isinstance(module, BlockLinear) and (rows := len(module.weight) // module.groups) % max(block, 1):
@@ -105,6 +121,6 @@ def _stack(parts: tuple[Tensor, ...]) -> Tensor:
     return torch.stack([p.view(torch.uint8) for p in parts]).view(parts[0].dtype)
 
 
-def _assign(module: Linear | Experts, leaf: str, data: Tensor, scale: Tensor, owner: str) -> None:
+def _assign(module: Quantisable, leaf: str, data: Tensor, scale: Tensor, owner: str) -> None:
     setattr(module, leaf, nn.Parameter(data, requires_grad=False))
     setattr(module, _scale_of(owner, leaf), nn.Parameter(scale, requires_grad=False))

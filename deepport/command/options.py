@@ -24,7 +24,8 @@ Model = Annotated[
     typer.Option(
         metavar="NAME|DIRECTORY",
         rich_help_panel=_PLACE,
-        help="A checkpoint directory, or demo; or with random weights one of mini, mini-engram, tiny, v4-flash, v4-pro.",
+        help="A checkpoint directory, or demo; or with random weights one of mini, mini-engram, tiny, v4-flash, "
+        "v4-flash-engram, v4-pro.",
     ),
 ]
 Dtype = Annotated[

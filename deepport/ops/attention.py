@@ -177,7 +177,8 @@ def _attention_cost(
     indices: Tensor | None, sink: Tensor | None, positions: Tensor, cu_seqlens: Tensor,
     scale: float, window_size: int, ratio: int,
 ) -> Cost:  # fmt: skip
-    """An upper bound: every query sees a full window, and every entry its table can hold or that was selected.
+    """An upper bound: every query sees as full a window as its table holds, and every entry its table can hold or that was
+    selected.
 
     No entry is read twice.
     """
@@ -188,10 +189,13 @@ def _attention_cost(
         shared = compressed_table.shape[0] * entries
         if indices is not None:
             entries, shared = min(entries, indices.shape[1]), min(shared, indices.numel())
-    row = window_pages.shape[-1] * window_pages.element_size()
-    window_rows = q.shape[0] + (cu_seqlens.shape[0] - 1) * (window_size - 1)
+    row, window = (
+        window_pages.shape[-1] * window_pages.element_size(),
+        min(window_size, _capacity(window_pages, window_table)),
+    )
+    window_rows = q.shape[0] + (cu_seqlens.shape[0] - 1) * (window - 1)
     return Cost(
-        4.0 * q.numel() * (window_size + entries), 2 * nbytes(q) + nbytes(indices, sink) + row * (window_rows + shared)
+        4.0 * q.numel() * (window + entries), 2 * nbytes(q) + nbytes(indices, sink) + row * (window_rows + shared)
     )
 
 

@@ -43,7 +43,7 @@ class _Reading:
         self.known, self._rows = bandwidth is not None, sorted((row, n.value) for row, n in chip.gather.items())
         self._bandwidth = bandwidth or float("inf")
         held = min(chip.value("cache") or 0.0, step)
-        from_cache = held / chip.cache_bandwidth.value if chip.cache_bandwidth else 0.0
+        from_cache = held / max(chip.cache_bandwidth.value, self._bandwidth) if chip.cache_bandwidth else 0.0
         self._each = ((step - held) / self._bandwidth + from_cache) / step if step else 0.0
 
     def seconds(self, call: Call, devices: int) -> float:

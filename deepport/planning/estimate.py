@@ -8,6 +8,7 @@ from functools import cache
 from deepport.chips.profile import Profile
 from deepport.planning import prefetch, trace
 from deepport.planning.bound import Timed, bound, seconds, shares
+from deepport.planning.kinds import kinds
 from deepport.planning.prefetch import Fetch
 from deepport.planning.sizes import Placement, Sizes, sizes
 from deepport.planning.trace import Trace
@@ -52,7 +53,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A model on a chip. `prefill` is a step in the middle of a prompt: its time is at most the mean of the prompt's steps."""
+    """A model on a chip. `prefill` is a step of a prompt, which costs at most what the prompt's steps do on average."""
 
     chip: Profile
     devices: int
@@ -64,29 +65,31 @@ class Estimate:
     @property
     def needed(self) -> int:
         """Bytes of each device's memory."""
-        return self.sizes.device(self.devices) + (self.host // self.devices if self.shared else 0)
-
-    @property
-    def host(self) -> int:
-        """Bytes of the host's memory."""
-        return self.sizes.elsewhere("host")
-
-    @property
-    def shared(self) -> bool:
-        """Whether the device's memory is the host's."""
-        return self.chip.backend == "cpu"
+        return needed(self.chip, self.devices, self.sizes)
 
     @property
     def fits(self) -> bool | None:
-        """Whether devices and host have the memory; None where that of the devices is unknown."""
-        memory, host = self.chip.value("memory"), self.chip.value("host_memory")
-        if memory is None:
-            return None
-        return self.needed <= memory and (self.shared or host is None or self.host <= host * self.hosts)
+        return fits(self.chip, self.devices, self.sizes)
 
-    @property
-    def hosts(self) -> int:
-        return -(-self.devices // self.chip.host_devices)
+
+def needed(chip: Profile, devices: int, sizes: Sizes) -> int:
+    """Bytes of each device's memory; of a processor's, which is the host's, what lies on the host too."""
+    return sizes.device(devices) + (-(-sizes.elsewhere("host") // devices) if chip.backend == "cpu" else 0)
+
+
+def fits(chip: Profile, devices: int, sizes: Sizes) -> bool | None:
+    """Whether devices and hosts have the memory; None where that of the devices is unknown, unknown hosts have enough."""
+    memory, host = chip.value("memory"), chip.value("host_memory")
+    if memory is None:
+        return None
+    if needed(chip, devices, sizes) > memory:
+        return False
+    return chip.backend == "cpu" or host is None or sizes.elsewhere("host") <= host * hosts(chip, devices)
+
+
+def hosts(chip: Profile, devices: int) -> int:
+    """Hosts that so many devices need."""
+    return -(-devices // chip.host_devices)
 
 
 class Planner:
@@ -94,8 +97,9 @@ class Planner:
 
     def __init__(self, transformer: Transformer) -> None:
         self.transformer = transformer
-        self._decode = cache(lambda batch, depth: trace.decode(transformer, batch, depth))
-        self._prefill = cache(lambda tokens, depth: trace.prefill(transformer, tokens, depth))
+        few = kinds(transformer)
+        self._decode = cache(lambda batch, depth: trace.decode(few, batch, depth))
+        self._prefill = cache(lambda tokens, context: trace.prefill(few, tokens, context))
 
     def estimate(self, chip: Profile, devices: int, load: Load) -> Estimate:
         decode, prefill = self._traces(load)
@@ -109,9 +113,15 @@ class Planner:
         peak = max(t.peak for t in self._traces(load))
         return sizes(self.transformer, load.batch, load.context, load.chunk, load.engram, peak)
 
+    def sizes_like(self, load: Load, known: Estimate) -> Sizes:
+        """Of another batch or context than a known estimate's, without tracing again: results grow with the batch at most."""
+        decode, prefill = self._traces(known.load)
+        peak = max(prefill.peak, -(-decode.peak * load.batch // known.load.batch))
+        return sizes(self.transformer, load.batch, load.context, load.chunk, load.engram, peak)
+
     def _traces(self, load: Load) -> tuple[Trace, Trace]:
         tokens = min(load.chunk, load.context)
-        return self._decode(load.batch, load.context), self._prefill(tokens, max(load.context // 2, 1))
+        return self._decode(load.batch, load.context), self._prefill(tokens, load.context)
 
     def _step(self, found: Trace, tokens: int, chip: Profile, devices: int, load: Load) -> Step:
         timed = bound(found.calls, chip, devices)

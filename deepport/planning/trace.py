@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 import deepport.ops  # noqa: F401  (declares the operators)
 from deepport import formats
 from deepport.op import operators
+from deepport.planning.kinds import Kinds
 from deepport.planning.sites import sites
 from deepport.spec import nbytes
 from deepport_model.cache import Batch, Cache
@@ -52,17 +53,27 @@ class Trace:
     peak: int
 
 
-def decode(transformer: Transformer, sequences: int, depth: int) -> Trace:
+def decode(model: Kinds, sequences: int, depth: int) -> Trace:
     """Every sequence's `depth`-th token."""
-    return _step(transformer, sequences, depth, sequences)
+    return _step(model, sequences, depth, sequences)
 
 
-def prefill(transformer: Transformer, tokens: int, depth: int) -> Trace:
-    """`tokens` new tokens of one sequence, as if each saw `depth` before it."""
-    return _step(transformer, 1, depth, tokens)
+def prefill(model: Kinds, tokens: int, context: int) -> Trace:
+    """A step of a prompt of `context` tokens, `tokens` of them new: at most what steps cost on average.
+
+    What a token sees grows with its place, and so does a call's cost, which bends one way only. If it bends up, the mean over all
+    places is at least that of the middle; if it bends down, at least half the sum of the ends: the lesser of both is a bound.
+    """
+    first, middle, last = (_step(model, 1, depth, tokens) for depth in (1, max(context // 2, 1), context))
+    calls = (
+        replace(m, flops=min(m.flops, (f.flops + e.flops) / 2), state=min(m.state, (f.state + e.state) / 2))
+        for f, m, e in zip(first.calls, middle.calls, last.calls, strict=True)
+    )
+    return Trace(tuple(calls), last.peak)
 
 
-def _step(transformer: Transformer, sequences: int, depth: int, tokens: int) -> Trace:
+def _step(model: Kinds, sequences: int, depth: int, tokens: int) -> Trace:
+    transformer = model.model
     config, meta = transformer.config, torch.device("meta")
     cache = Cache(config, sequences, depth, 1, transformer.dtype, meta, page=1)
     ids, places = (torch.empty(tokens, dtype=torch.int64, device=meta) for _ in range(2))
@@ -71,7 +82,8 @@ def _step(transformer: Transformer, sequences: int, depth: int, tokens: int) -> 
     batch = Batch(ids, places, ends, slots, torch.empty(sequences, earlier, dtype=torch.int64, device=meta))
     with torch.inference_mode(), sites(transformer) as site, _Tracing(site, transformer, cache) as found:
         transformer.step(batch, cache, "last")
-    return Trace(tuple(found.calls), found.peak)
+    calls = model.spread((call.site, call) for call in found.calls)
+    return Trace(tuple(replace(call, site=site) for site, call in calls), found.peak)
 
 
 class _Tracing(TorchDispatchMode):
@@ -101,7 +113,12 @@ class _Tracing(TorchDispatchMode):
         operator = operators[name]
         given = operator.bind(args)
         cost = operator.cost(*given.values())
-        fleeting = [t for t in given.values() if isinstance(t, Tensor) and not self._is_state(t)]
+        # No cost counts page tables, which are made anew for each step.
+        fleeting = [
+            t
+            for argument, t in given.items()
+            if isinstance(t, Tensor) and not argument.endswith("table") and not self._is_state(t)
+        ]
         state = max(cost.bytes - nbytes(*fleeting, *made), 0.0)
         if name == "moe_experts":
             state *= _drawn(given["ids"].numel(), given["ids"].shape[1], given["w13"].shape[0])

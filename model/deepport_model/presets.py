@@ -1,7 +1,8 @@
 """Configurations by name.
 
 `demo` is a trained checkpoint in this package; `mini`, `mini-engram` and `tiny` are for benchmarks, with random weights;
-`v4-flash` and `v4-pro` are the true dimensions, for planning and on meta.
+`v4-flash` and `v4-pro` are the true dimensions, for planning and on meta; `v4-flash-engram` is V4-Flash with the memories of
+V4.1-Flash, a model that nobody has published, to plan where they may lie.
 """
 
 from __future__ import annotations
@@ -90,6 +91,16 @@ _MINI_ENGRAM = EngramConfig(
     n_embed_per_ngram=512,
 )
 
+_V4_1_ENGRAM = EngramConfig(
+    layer_ids=(1, 14),
+    engram_vocab_size=(16_000_000, 16_000_000, 16_000_000),
+    compressed_vocab_size=99092,
+    max_ngram_size=4,
+    n_embed_per_ngram=2048,
+    kernel_size=0,
+)
+"""The memories of DeepSeek-V4.1-Flash, 196B parameters: 24 rows of 256 for a token in each of two layers."""
+
 TINY = replace(
     MINI,
     vocab_size=256,
@@ -114,5 +125,6 @@ PRESETS: dict[str, Config] = {
     "mini-engram": replace(MINI, engram=_MINI_ENGRAM),
     "tiny": TINY,
     "v4-flash": V4_FLASH,
+    "v4-flash-engram": replace(V4_FLASH, engram=_V4_1_ENGRAM),
     "v4-pro": V4_PRO,
 }

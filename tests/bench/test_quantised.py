@@ -1,5 +1,8 @@
 """Random weights in the formats of checkpoints, and back."""
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,8 +10,10 @@ from bench import tiny
 from deepport import formats
 from deepport.bench.quantised import Formats, dequantised, quantise
 from deepport.errors import BadInput
+from deepport_model.config import EngramConfig
 from deepport_model.modules import Linear
 from deepport_model.moe import Experts
+from deepport_model.transformer import Transformer, initialize
 
 
 @pytest.mark.parametrize(
@@ -19,13 +24,28 @@ def test_formats_by_their_words(text: str, experts: str, dense: str) -> None:
     assert Formats.parse(text) == Formats(experts, dense)
 
 
-@pytest.mark.parametrize("text", ["", "int3", "mxfp4+", "mxfp4+q4_k", "mxfp4+int8+fp8"])
+@pytest.mark.parametrize("text", ["", "int3", "mxfp4+q4_k", "mxfp4+int8+fp9"])
 def test_other_words_are_refused(text: str) -> None:
-    if text == "mxfp4+":
-        assert Formats.parse(text) == Formats("mxfp4")
-        return
     with pytest.raises(BadInput, match="is none of plain, fp8, int8, mxfp4"):
         Formats.parse(text)
+    assert Formats.parse("mxfp4+") == Formats("mxfp4")
+
+
+def test_tables_have_formats_whose_blocks_lie_within_a_row() -> None:
+    assert Formats.parse("plain+int8+fp8").tables == "fp8_e4m3:1x32"
+    with pytest.raises(BadInput, match="names 4 formats; there are experts, dense layers and tables"):
+        Formats.parse("fp8+fp8+fp8+fp8")
+    engram = EngramConfig(layer_ids=(1,), engram_vocab_size=(90, 90), compressed_vocab_size=96, n_embed_per_ngram=256)
+    config = replace(tiny.CONFIG, engram=engram)
+    plain = initialize(Transformer(config)).eval()
+    model = quantise(copy.deepcopy(plain), Formats.parse("plain+plain+fp8"))
+    table = model.get_submodule("layers.1.engram.table")
+    assert table.rows.dtype == torch.float8_e4m3fn and model.get_submodule("layers.1.attn.wq_a").format == "plain"
+    ids = torch.arange(40)[None]
+    with torch.inference_mode():
+        near, far, same = model(ids), plain(ids), dequantised(model, torch.float32)(ids)
+    assert 0 < float((near - far).norm() / far.norm()) < 0.1
+    assert float((near - same).norm() / same.norm()) < 1e-5
 
 
 def test_every_weight_is_quantised_and_computes() -> None:
