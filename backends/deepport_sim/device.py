@@ -124,6 +124,11 @@ def forget() -> None:
     native().forget_findings()
 
 
+def operators() -> dict[str, int]:
+    """How often torch's operators were asked for on the device since the process began: what a real one needs for the same."""
+    return dict(native().operators())
+
+
 def lack(operators: Sequence[str]) -> None:
     """Have no kernels for these, as `aten::sort`: the rule `fallback` then says what happens."""
     native().set_lacking(list(operators))

@@ -18,6 +18,9 @@ from deepport.op import Operator, operators
 from deepport.policy import Session
 from deepport_sim import device
 
+_ONLY_WRITE = ("write_pages_",)
+"""Of the operators that write to an argument those which read nothing of it: others go on with what is there."""
+
 
 def kernels() -> Sequence[Kernel]:
     cpu = backend.start("cpu").kernels
@@ -39,7 +42,7 @@ def _one_piece(operator: Operator[..., Any], candidates: tuple[Kernel, ...]) -> 
     @wraps(candidates[0].run)
     def run(*given: Any) -> Any:
         arguments = operator.bind(given)
-        work = device.native().Work(name, _tensors(operator, arguments))
+        work = device.native().Work(name, _tensors(operator, arguments), operator.name not in _ONLY_WRITE)
         views = tree_map_only(Tensor, lambda t: work.view(t) if t.device.type == device.NAME else t, arguments)
         kernel = next(k for k in candidates if k.supports(signature_of(operator.name, views)))
         with Session(backend="cpu"):  # which other operators it calls is its own affair

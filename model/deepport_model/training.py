@@ -53,14 +53,14 @@ def balance(model: Transformer, speed: float = 0.001) -> float:
     `bias_e += speed * sign(mean load - load_e)`: balancing without an auxiliary loss (arXiv 2408.15664; DeepSeek-V3, section
     2.1.2). Returns the worst expert's load, relative to the mean.
     """
-    worst = 0.0
+    ratios = []
     for router in (m for m in model.modules() if isinstance(m, Router)):
-        mean = router.load.mean()
-        if router.bias is not None and mean > 0:
+        if router.bias is not None:
+            mean = router.load.mean()
             router.bias += speed * (mean - router.load).sign()
-            worst = max(worst, float(router.load.max() / mean))
+            ratios.append(router.load.max() / mean)  # NaN where there were no tokens
         router.load.zero_()
-    return worst
+    return float(torch.stack(ratios).nan_to_num(0.0).max().cpu()) if ratios else 0.0
 
 
 def check_selection_is_exact(config: Config, length: int) -> None:

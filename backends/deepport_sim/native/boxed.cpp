@@ -3,6 +3,7 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/library.h>
 
+#include <map>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -14,6 +15,11 @@
 
 namespace deepport::sim {
 namespace {
+
+std::map<std::string, int64_t>& counts() {
+  static auto* const all = new std::map<std::string, int64_t>();
+  return *all;
+}
 
 std::unordered_set<std::string>& lacking() {
   static auto* const all = new std::unordered_set<std::string>();
@@ -78,6 +84,7 @@ class Boxed {
         first_(stack->size() - schema_.arguments().size()) {}
 
   void run() {
+    count();
     look();
     check_support();
     const bool waits = depends_on_data() && !dry();
@@ -91,6 +98,11 @@ class Boxed {
 
  private:
   c10::IValue& argument(size_t i) { return (*stack_)[first_ + i]; }
+
+  void count() const {
+    const Lock lock(mutex());
+    ++counts()[name_];
+  }
 
   void look() {
     for (size_t i = 0; i < schema_.arguments().size(); ++i) {
@@ -174,6 +186,11 @@ class Boxed {
 }  // namespace
 
 void boxed(const c10::OperatorHandle& op, torch::jit::Stack* stack) { Boxed(op, stack).run(); }
+
+std::map<std::string, int64_t> operators() {
+  const Lock lock(mutex());
+  return counts();
+}
 
 void set_lacking(const std::vector<std::string>& operators) { lacking() = {operators.begin(), operators.end()}; }
 

@@ -3,6 +3,7 @@
 
 #include <ATen/core/dispatch/Dispatcher.h>
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,9 @@ namespace deepport::sim {
 
 void boxed(const c10::OperatorHandle& op, torch::jit::Stack* stack);
 void register_structured();
+
+// How often each operator was asked for, since the process began.
+std::map<std::string, int64_t> operators();
 
 // Operators, as "aten::sort", that this device has no kernel for; those outside of aten it never has.
 void set_lacking(const std::vector<std::string>& operators);

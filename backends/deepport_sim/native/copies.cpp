@@ -64,7 +64,7 @@ at::Tensor copy_from(const at::Tensor& self, const at::Tensor& to, bool non_bloc
     const at::Tensor& host = to_host ? to : self;
     const bool pinned = is_pinned(host.storage().data());
     if (non_blocking && !pinned && host.nbytes())
-      check_wait(work.stream(), Rule::implicit_sync, "a copy that should not block does, for its memory on the host is not pinned");
+      report(Rule::implicit_sync, "a copy that should not block does, for its memory on the host is not pinned");
     else if (to_host && !non_blocking)
       check_wait(work.stream(), Rule::host_copy, "the host waits for the device, to have a copy of what it computes");
     non_blocking = non_blocking && pinned && !dry();

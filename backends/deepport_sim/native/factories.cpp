@@ -2,6 +2,7 @@
 #include <ATen/ATen.h>
 #include <ATen/EmptyTensor.h>
 #include <ATen/native/Resize.h>
+#include <ATen/native/TensorFactories.h>
 #include <ATen/ops/_reshape_alias_native.h>
 #include <ATen/ops/as_strided_native.h>
 #include <ATen/ops/resize_native.h>
@@ -35,6 +36,13 @@ at::Tensor empty_strided(c10::IntArrayRef size, c10::IntArrayRef stride, Dtype d
   const Call call(kept("aten::empty_strided"));
   const c10::DeviceGuard guard(c10::device_or_default(place));
   return at::detail::empty_strided_generic(size, stride, allocator(), kKeys, c10::dtype_or_default(dtype));
+}
+
+// Zeros without memory, as gradients that are none.
+at::Tensor efficient_zero(c10::IntArrayRef size, Dtype dtype, Layout, Place place, Pin) {
+  at::native::ZeroTensorAllocator none(c10::device_or_default(place));
+  const auto keys = kKeys | c10::DispatchKeySet(c10::DispatchKey::ZeroTensor);
+  return at::detail::empty_generic(size, &none, keys, c10::dtype_or_default(dtype), std::nullopt);
 }
 
 at::Tensor view(const at::Tensor& self, c10::SymIntArrayRef size) { return at::native::view(self, C10_AS_INTARRAYREF_SLOW(size)); }
@@ -77,6 +85,7 @@ void record_stream(at::Tensor& self, c10::Stream stream) {
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("empty.memory_format", empty);
   m.impl("empty_strided", empty_strided);
+  m.impl("_efficientzerotensor", efficient_zero);
   m.impl("view", view);
   m.impl("_reshape_alias", reshape_alias);
   m.impl("as_strided", as_strided);

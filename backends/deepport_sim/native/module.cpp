@@ -29,14 +29,14 @@ py::dict policies() {
   return found;
 }
 
-// A kernel's work, for Python: (tensor, argument's name, whether it is written) of every tensor.
+// A kernel's work, for Python: (tensor, argument's name, whether it is written) of every tensor. `reads_written`: as in `Work`.
 using Arguments = std::vector<std::tuple<at::Tensor, std::string, bool>>;
 
-std::unique_ptr<Work> started(const std::string& op, const Arguments& arguments) {
+std::unique_ptr<Work> started(const std::string& op, const Arguments& arguments, bool reads_written) {
   auto work = std::make_unique<Work>(kept(op));
   for (const auto& [tensor, argument, written] : arguments) work->argument(tensor, kept(argument), written);
   const py::gil_scoped_release unlocked;
-  work->start(/*reads_written=*/false, /*only_moves=*/false);
+  work->start(reads_written, /*only_moves=*/false);
   return work;
 }
 
@@ -51,6 +51,7 @@ PYBIND11_MODULE(_sim, m) {
   m.def("set_device", [](int device) { set_current_device(c10::DeviceIndex(device)); });
   m.def("set_paths", &set_paths);
   m.def("set_trap", &set_trap);
+  m.def("operators", &operators);
   m.def("set_lacking", &set_lacking);
   m.def("set_policy", [](const std::string& rule, const std::string& policy) {
     set_policy(rule, policy);

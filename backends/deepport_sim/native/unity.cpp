@@ -3,6 +3,7 @@
 #include "allocator.cpp"
 #include "boxed.cpp"
 #include "call.cpp"
+#include "convolution.cpp"
 #include "copies.cpp"
 #include "factories.cpp"
 #include "generator.cpp"

@@ -1,0 +1,132 @@
+"""Faults planted in a copy of the code that every backend runs on: prints for each what the device found, and where.
+
+`deepport/runtime.py` is the runtime of cuda, rocm, npu and sim; `deepport/table.py` fetches memory tables on any of them; the
+model knows no device. One text is replaced at a time. Each copy runs in a fork of this process, which has imported torch and
+nothing of ours; one ends by a bad address.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+
+class Fault(NamedTuple):
+    """`old` becomes `new` in a file, and `rule` is what the device calls it."""
+
+    file: str
+    old: str
+    new: str
+    rule: str
+
+
+_FETCH = "rows = pinned.to(self.device, non_blocking=True)\n                copied.record()"
+_SWAPPED = "copied.record()\n                rows = pinned.to(self.device, non_blocking=True)"
+_LAYERS = "        for index, (layer, memory) in enumerate("
+
+FAULTS = {
+    "nothing": Fault("deepport/table.py", "", "", ""),
+    "no wait for the rows": Fault("deepport/table.py", "                copied.wait()\n", "", "stream-order"),
+    "recorded before the copy": Fault("deepport/table.py", _FETCH, _SWAPPED, "stream-order"),
+    "no record_stream": Fault(
+        "deepport/table.py", "rows.record_stream(torch.accelerator.current_stream())", "pass", "record-stream"
+    ),
+    "one staging buffer": Fault(
+        "deepport/table.py", "staged.pin_memory()", "_kept.setdefault(0, staged.pin_memory()).copy_(staged)", "staging"
+    ),
+    "staging not pinned": Fault("deepport/table.py", "staged.pin_memory()", "staged", "implicit-sync"),
+    "an event that waits for nothing": Fault("deepport/runtime.py", "self._event.wait()", "pass", "stream-order"),
+    "an event that records nothing": Fault("deepport/runtime.py", "self._event.record()", "pass", "stream-order"),
+    "an item in a step": Fault(
+        "deepport_model/transformer.py", _LAYERS, f"        batch.positions.max().item()\n{_LAYERS}", "implicit-sync"
+    ),
+    "a mask in a step": Fault(
+        "deepport_model/transformer.py", _LAYERS, f"        streams[batch.positions >= 0]\n{_LAYERS}", "implicit-sync"
+    ),
+    "a list in a step": Fault(
+        "deepport_model/transformer.py", _LAYERS, f"        batch.cu_seqlens.tolist()\n{_LAYERS}", "host-copy"
+    ),
+    "slots left on the host": Fault(
+        "deepport_model/cache.py", "slots, dtype=torch.int32, device=self.device", "slots, dtype=torch.int32", "mixed-devices"
+    ),
+    "state that nobody clears": Fault(
+        "deepport_model/cache.py", "layer.convolution = torch.zeros(", "layer.convolution = torch.empty(", "uninitialised"
+    ),
+    "a device pointer for the host": Fault(
+        "deepport_sim/kernels.py", "lambda t: work.view(t) if t.device.type == device.NAME else t", "lambda t: t", "host-access"
+    ),
+}  # fmt: skip
+
+
+def copied(folder: Path) -> None:
+    for package in ("deepport", "deepport_model", "deepport_sim"):
+        spec = find_spec(package)
+        assert spec is not None and spec.origin is not None
+        shutil.copytree(Path(spec.origin).parent, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def plant(folder: Path, fault: Fault) -> str:
+    """Change the file; its text as it was."""
+    file = folder / fault.file
+    text = file.read_text()
+    assert not fault.old or text.count(fault.old) == 1, f"{fault.file} has changed: {fault.old!r}"
+    changed = text.replace(fault.old, fault.new) if fault.old else text
+    file.write_text(changed.replace("\nPlacement =", "\n_kept: dict[int, Tensor] = {}\nPlacement =", 1))
+    return text
+
+
+def step_by_step() -> dict[str, Any]:
+    """Run the model with its memory on the device, then on the host; what was found first."""
+    from deepport import backend
+    from deepport_sim import device
+    from model import inference, placed
+
+    backend.start("sim")
+    try:
+        with torch.inference_mode():
+            for placement in ("device", "host"):
+                for _ in inference(placed("float32", placement).to("sim"), strict=placement == "device"):  # type: ignore[arg-type]
+                    pass
+        torch.sim.synchronize()  # type: ignore[attr-defined]
+    except RuntimeError as error:
+        return {"raised": str(error).splitlines()[0], "rules": [f.rule for f in device.findings()]}
+    return {"raised": None, "rules": [f.rule for f in device.findings()]}
+
+
+def attempt(folder: Path) -> dict[str, Any]:
+    told, said = folder / "told", folder / "said"
+    told.unlink(missing_ok=True)
+    if not (child := os.fork()):
+        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+        sys.dont_write_bytecode = True
+        sys.path[:0] = [str(folder), str(Path(__file__).parent)]
+        told.write_text(json.dumps(step_by_step()))
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if told.exists():
+        found: dict[str, Any] = json.loads(told.read_text())
+        return found
+    return {"ended": os.waitstatus_to_exitcode(status), "raised": said.read_text()[-4000:], "rules": []}
+
+
+def main() -> None:
+    found = {}
+    with tempfile.TemporaryDirectory() as name:
+        copied(folder := Path(name))
+        for what, fault in FAULTS.items():
+            before = plant(folder, fault)
+            found[what] = attempt(folder)
+            (folder / fault.file).write_text(before)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
