@@ -1,4 +1,8 @@
-"""Shared-KV attention over a window and compressed entries (DeepSeek-V4, section 2.3), with one softmax over both."""
+"""Shared-KV attention over a window and compressed entries (DeepSeek-V4, section 2.3), with one softmax over both.
+
+One launch where there are programs enough, for every token and 16 heads; else (`splits`) each has a part of its entries only,
+and a second launch joins the parts, always in the same order.
+"""
 
 import torch
 import triton
@@ -7,9 +11,21 @@ from torch import Tensor
 
 from deepport.fit import dtypes, floats, shapes
 from deepport.kernel import Kernel, Signature, Support, no
+from deepport_triton import interpreting
 from deepport_triton.kernels.elementwise import ACTIVATIONS
 from deepport_triton.kernels.ragged import sequence_of
 from deepport_triton.launch import launch
+
+HEADS, ENTRIES = 16, 64 if interpreting() else 16
+"""Heads of a program, and entries that it sees at a time; the interpreter's time is that of its steps."""
+
+ENOUGH, LEAST, MOST = 128, 64, 16
+"""Programs that keep a chip busy; entries that are worth a program, and parts that are worth joining."""
+
+
+def splits(programs: int, entries: int) -> int:
+    """In how many parts the entries of a token are seen."""
+    return max(min(ENOUGH // max(programs, 1), entries // LEAST, MOST), 1)
 
 
 @triton.jit
@@ -26,57 +42,27 @@ def _attend(q, keys, seen, scale, peak, total, sums):
 
 
 @triton.jit
-def entries(pages, table, sequence, columns, page, entry, seen, size, width: tl.constexpr):
-    """The rows `[block, width]` of a paged cache, 0 where nothing is seen."""
-    place = tl.load(table + sequence * columns + entry // page, mask=seen, other=0).to(tl.int64)
+def entries(pages, table, held, sequence, columns, page, entry, seen, size, width: tl.constexpr):
+    """The rows `[block, width]` of a paged cache of `held` pages, 0 where nothing is seen or there is no such row."""
+    seen = seen & (entry >= 0) & (entry < columns * page)
+    place = tl.load(table + sequence * columns + tl.where(seen, entry // page, 0), mask=seen, other=0).to(tl.int64)
+    seen = seen & (place >= 0) & (place < held)
     channel = tl.arange(0, width)
-    rows = pages + (place * page + entry % page)[:, None] * size + channel[None, :]
+    rows = pages + (tl.where(seen, place * page + entry % page, 0) * size)[:, None] + channel[None, :]
     return tl.load(rows, mask=seen[:, None] & (channel < size)[None, :], other=0.0)
 
 
 @triton.jit
-def _attention_token(
-    q, window, window_table, compressed, compressed_table, indices, sink, positions, cu_seqlens, o, lse,
-    heads, size, sequences, window_page, window_columns, compressed_page, compressed_columns, selected,
-    scale, window_size, ratio,
-    far: tl.constexpr, chosen: tl.constexpr, sunk: tl.constexpr,
-    rows: tl.constexpr, width: tl.constexpr, block: tl.constexpr,
-):  # fmt: skip
-    token = tl.program_id(0).to(tl.int64)
-    head, channel = tl.program_id(1) * rows + tl.arange(0, rows), tl.arange(0, width)
-    there, inside = head < heads, (head < heads)[:, None] & (channel < size)[None, :]
-    at = (token * heads + head)[:, None] * size + channel[None, :]
-    present = token < tl.load(cu_seqlens + sequences)
-    sequence = sequence_of(token, cu_seqlens, sequences, 128).to(tl.int64)
-    position = tl.load(positions + token, mask=present, other=-1)
-    own = tl.load(q + at, mask=inside, other=0.0)
-    peak, total = tl.full((rows,), float("-inf"), tl.float32), tl.zeros((rows,), tl.float32)
-    sums = tl.zeros((rows, width), tl.float32)
+def _share(begin, end, part, parts: tl.constexpr):
+    """A part of a range."""
+    each = (end - begin + parts - 1) // parts
+    first = begin + part * each
+    return first, tl.minimum(first + each, end)
 
-    oldest = tl.maximum(position - window_size + 1, 0)
-    for begin in range(oldest, position + 1, block):
-        entry = begin + tl.arange(0, block)
-        seen = entry <= position
-        keys = entries(window, window_table, sequence, window_columns, window_page, entry, seen, size, width)
-        peak, total, sums = _attend(own, keys, seen, scale, peak, total, sums)
-    if far:
-        count = (position + 1) // ratio
-        if chosen:
-            count = tl.where(present, selected, 0).to(tl.int64)
-        for begin in range(0, count, block):
-            entry = begin + tl.arange(0, block)
-            seen = entry < count
-            if chosen:
-                entry = tl.load(indices + token * selected + entry, mask=seen, other=-1).to(tl.int64)
-                seen = entry >= 0
-            keys = entries(
-                compressed, compressed_table, sequence, compressed_columns, compressed_page, entry, seen, size, width
-            )
-            peak, total, sums = _attend(own, keys, seen, scale, peak, total, sums)
 
-    extra = tl.full((rows,), float("-inf"), tl.float32)
-    if sunk:
-        extra = tl.load(sink + head, mask=there, other=float("-inf"))
+@triton.jit
+def _finish(o, lse, at, row, there, inside, peak, total, sums, extra):
+    """What was seen, and the sink's logit, as a token's result."""
     top = tl.maximum(peak, extra)
     top = tl.where(top == float("-inf"), 0.0, top)
     keep = tl.exp(peak - top)
@@ -84,7 +70,90 @@ def _attention_token(
     share = tl.where(whole == 0.0, 0.0, keep / tl.where(whole == 0.0, 1.0, whole))
     tl.store(o + at, (sums * share[:, None]).to(o.dtype.element_ty), mask=inside)
     found = tl.where(total > 0.0, peak + tl.log(tl.where(total > 0.0, total, 1.0)), float("-inf"))
-    tl.store(lse + token * heads + head, tl.where(total != total, total, found), mask=there)
+    tl.store(lse + row, tl.where(total != total, total, found), mask=there)
+
+
+@triton.jit
+def _sink_of(sink, head, there, rows: tl.constexpr, sunk: tl.constexpr):
+    none = tl.full((rows,), float("-inf"), tl.float32)
+    return tl.load(sink + head, mask=there, other=float("-inf")) if sunk else none
+
+
+@triton.jit
+def _attention_token(
+    q, window, window_table, compressed, compressed_table, indices, sink, positions, cu_seqlens, o, lse, sums_of, peaks,
+    heads, size, sequences, window_pages, window_page, window_columns, compressed_pages, compressed_page, compressed_columns,
+    selected, scale, window_size, ratio,
+    far: tl.constexpr, chosen: tl.constexpr, sunk: tl.constexpr,
+    parts: tl.constexpr, rows: tl.constexpr, width: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    token, part = tl.program_id(0).to(tl.int64), tl.program_id(2)
+    head, channel = tl.program_id(1) * rows + tl.arange(0, rows), tl.arange(0, width)
+    there, inside = head < heads, (head < heads)[:, None] & (channel < size)[None, :]
+    row = token * heads + head
+    at = row[:, None] * size + channel[None, :]
+    present = token < tl.load(cu_seqlens + sequences)
+    sequence = sequence_of(token, cu_seqlens, sequences, 128).to(tl.int64)
+    position = tl.load(positions + token, mask=present, other=-1)
+    own = tl.load(q + at, mask=inside, other=0.0)
+    peak, total = tl.full((rows,), float("-inf"), tl.float32), tl.zeros((rows,), tl.float32)
+    sums = tl.zeros((rows, width), tl.float32)
+
+    first, end = _share(tl.maximum(position - window_size + 1, 0), position + 1, part, parts)
+    for begin in range(first, end, block):
+        entry = begin + tl.arange(0, block)
+        seen = entry < end
+        keys = entries(
+            window, window_table, window_pages, sequence, window_columns, window_page, entry, seen, size, width
+        )
+        peak, total, sums = _attend(own, keys, seen, scale, peak, total, sums)
+    if far:
+        count = (position + 1) // ratio
+        if chosen:
+            count = tl.where(present, selected, 0).to(tl.int64)
+        first, end = _share(0, count, part, parts)
+        for begin in range(first, end, block):
+            entry = begin + tl.arange(0, block)
+            seen = entry < end
+            if chosen:
+                entry = tl.load(indices + token * selected + entry, mask=seen, other=-1).to(tl.int64)
+                seen = (entry >= 0) & (entry < compressed_columns * compressed_page)
+            keys = entries(
+                compressed, compressed_table, compressed_pages, sequence, compressed_columns, compressed_page, entry, seen,
+                size, width,
+            )  # fmt: skip
+            peak, total, sums = _attend(own, keys, seen, scale, peak, total, sums)
+    if parts == 1:
+        _finish(o, lse, at, row, there, inside, peak, total, sums, _sink_of(sink, head, there, rows, sunk))
+    else:
+        mine = row * parts + part
+        tl.store(sums_of + mine[:, None] * size + channel[None, :], sums, mask=inside)
+        tl.store(peaks + 2 * mine, peak, mask=there)
+        tl.store(peaks + 2 * mine + 1, total, mask=there)
+
+
+@triton.jit
+def _join_token(
+    sink, o, lse, sums_of, peaks, heads, size,
+    sunk: tl.constexpr, parts: tl.constexpr, rows: tl.constexpr, width: tl.constexpr,
+):  # fmt: skip
+    token = tl.program_id(0).to(tl.int64)
+    head, channel = tl.program_id(1) * rows + tl.arange(0, rows), tl.arange(0, width)
+    there, inside = head < heads, (head < heads)[:, None] & (channel < size)[None, :]
+    row = token * heads + head
+    peak, total = tl.full((rows,), float("-inf"), tl.float32), tl.zeros((rows,), tl.float32)
+    sums = tl.zeros((rows, width), tl.float32)
+    for part in range(parts):
+        mine = row * parts + part
+        other = tl.load(peaks + 2 * mine, mask=there, other=float("-inf"))
+        top = tl.maximum(peak, other)
+        base = tl.where(top == float("-inf"), 0.0, top)
+        keep, gain = tl.exp(peak - base), tl.exp(other - base)
+        total = total * keep + tl.load(peaks + 2 * mine + 1, mask=there, other=0.0) * gain
+        found = tl.load(sums_of + mine[:, None] * size + channel[None, :], mask=inside, other=0.0)
+        sums, peak = sums * keep[:, None] + found * gain[:, None], top
+    at = row[:, None] * size + channel[None, :]
+    _finish(o, lse, at, row, there, inside, peak, total, sums, _sink_of(sink, head, there, rows, sunk))
 
 
 def sparse_attention(
@@ -100,15 +169,30 @@ def sparse_attention(
     chosen = indices.contiguous() if far and indices is not None else window_table
     given = sink.contiguous() if sink is not None else q
     o, lse = torch.empty_like(q), q.new_empty((tokens, heads), dtype=torch.float32)
-    rows = 16
+    programs = tokens * triton.cdiv(heads, HEADS)
+    seen = window_size + (0 if not far else chosen.shape[1] if indices is not None else _capacity(*of_far))
+    parts = splits(programs, seen)
+    sums = q.new_empty((tokens, heads, parts, size), dtype=torch.float32) if parts > 1 else lse
+    peaks = q.new_empty((tokens, heads, parts, 2), dtype=torch.float32) if parts > 1 else lse
+    sizes = {
+        "rows": HEADS,
+        "width": max(int(triton.next_power_of_2(size)), 16),
+        "parts": parts,
+        "sunk": sink is not None,
+    }
     launch(
-        _attention_token, (tokens, triton.cdiv(heads, rows)), q, *near, *of_far, chosen, given, positions.contiguous(),
-        cu_seqlens.contiguous(), o, lse, heads, size, cu_seqlens.shape[0] - 1, window_pages.shape[1], window_table.shape[1],
-        of_far[0].shape[1], of_far[1].shape[1], chosen.shape[1], scale, window_size, max(ratio, 1),
-        far=far, chosen=far and indices is not None, sunk=sink is not None,
-        rows=rows, width=max(int(triton.next_power_of_2(size)), 16), block=16,
+        _attention_token, (tokens, triton.cdiv(heads, HEADS), parts), q, *near, *of_far, chosen, given,
+        positions.contiguous(), cu_seqlens.contiguous(), o, lse, sums, peaks, heads, size, cu_seqlens.shape[0] - 1,
+        *window_pages.shape[:2], window_table.shape[1], *of_far[0].shape[:2], of_far[1].shape[1], chosen.shape[1],
+        scale, window_size, max(ratio, 1), far=far, chosen=far and indices is not None, block=ENTRIES, **sizes,
     )  # fmt: skip
+    if parts > 1:
+        launch(_join_token, (tokens, triton.cdiv(heads, HEADS)), given, o, lse, sums, peaks, heads, size, **sizes)
     return o, lse
+
+
+def _capacity(pages: Tensor, table: Tensor) -> int:
+    return pages.shape[1] * table.shape[1]
 
 
 def _sparse_attention(signature: Signature) -> Support:

@@ -7,10 +7,17 @@ from torch import Tensor
 
 from deepport.fit import dtypes, floats, shapes
 from deepport.kernel import Kernel, Signature, Support, no
+from deepport_triton import interpreting
 from deepport_triton.kernels.attention import entries
 from deepport_triton.kernels.elementwise import ACTIVATIONS
 from deepport_triton.kernels.ragged import sequence_of
 from deepport_triton.launch import launch
+
+HEADS, ENTRIES = 16, 128 if interpreting() else 32
+"""Heads and entries that a program multiplies at a time."""
+
+TOKENS, SCORES = (64, 128) if interpreting() else (1, 1024)
+"""Tokens that a program chooses for, and scores that it looks at: the interpreter's time is that of its programs' steps."""
 
 
 @triton.jit
@@ -22,7 +29,7 @@ def _ready(token, positions, cu_seqlens, sequences, ratio):
 
 @triton.jit
 def _score_block(
-    q, weights, pages, table, positions, cu_seqlens, scores, heads, size, sequences, page, columns, ratio, most,
+    q, weights, pages, table, positions, cu_seqlens, scores, heads, size, sequences, held, page, columns, ratio, most,
     rows: tl.constexpr, width: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     token, begin = tl.program_id(0).to(tl.int64), tl.program_id(1) * block
@@ -30,7 +37,7 @@ def _score_block(
     if begin < ready:
         sequence = sequence_of(token, cu_seqlens, sequences, 128).to(tl.int64)
         entry, channel = begin + tl.arange(0, block), tl.arange(0, width)
-        keys = entries(pages, table, sequence, columns, page, entry, entry < ready, size, width)
+        keys = entries(pages, table, held, sequence, columns, page, entry, entry < ready, size, width)
         total = tl.zeros((block,), tl.float32)
         for first in range(0, heads, rows):
             head = first + tl.arange(0, rows)
@@ -52,45 +59,52 @@ def _order(score, there):
 
 
 @triton.jit
-def _at_least(scores, ready, least, block: tl.constexpr):
-    """How many scores are in the order of `least` or above."""
-    found = tl.zeros((1,), tl.int32)
-    for begin in range(0, ready, block):
-        at = begin + tl.arange(0, block)
-        order = _order(tl.load(scores + at, mask=at < ready, other=0.0), at < ready)
-        found += tl.sum((order >= least).to(tl.int32), 0)
-    return tl.sum(found, 0)
+def _orders(scores, begin, ready, rows: tl.constexpr, block: tl.constexpr):
+    at = begin + tl.arange(0, block)
+    there = at[None, :] < ready[:, None]
+    return _order(tl.load(scores[:, None] + at[None, :], mask=there, other=0.0), there)
 
 
 @triton.jit
-def _select_token(
-    scores, positions, cu_seqlens, ids, sequences, ratio, most, k, block: tl.constexpr, slots: tl.constexpr
-):
-    token = tl.program_id(0).to(tl.int64)
+def _at_least(scores, ready, least, rows: tl.constexpr, block: tl.constexpr):
+    """How many of each row's scores are in the order of `least [rows]` or above."""
+    found = tl.zeros((rows,), tl.int32)
+    for begin in range(0, tl.max(ready, 0), block):
+        found += tl.sum((_orders(scores, begin, ready, rows, block) >= least[:, None]).to(tl.int32), 1)
+    return found
+
+
+@triton.jit
+def _select_tokens(
+    scores, positions, cu_seqlens, ids, tokens, sequences, ratio, most, k,
+    rows: tl.constexpr, block: tl.constexpr, slots: tl.constexpr,
+):  # fmt: skip
+    token = tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows)
     ready = _ready(token, positions, cu_seqlens, sequences, ratio)
     mine, to = scores + token * most, ids + token * k
-    wanted = tl.minimum(_at_least(mine, ready, 1, block), k)
+    wanted = tl.minimum(_at_least(mine, ready, tl.full((rows,), 1, tl.int64), rows, block), k)
     # The order of the last one that is chosen, bit by bit from the highest.
-    last = tl.full((1,), 0, tl.int64)
+    last = tl.full((rows,), 0, tl.int64)
     for bit in range(32):
-        higher = last + (tl.full((1,), 1, tl.int64) << (31 - bit))
-        last = tl.where(_at_least(mine, ready, higher, block) >= wanted, higher, last)
-    ties = wanted - _at_least(mine, ready, last + 1, block)
+        higher = last + (tl.full((rows,), 1, tl.int64) << (31 - bit))
+        last = tl.where(_at_least(mine, ready, higher, rows, block) >= wanted, higher, last)
+    ties = wanted - _at_least(mine, ready, last + 1, rows, block)
     # Ascending; of those that tie with the last, the lowest.
-    chosen, tied = tl.zeros((1,), tl.int32), tl.zeros((1,), tl.int32)
-    for begin in range(0, ready, block):
-        at = begin + tl.arange(0, block)
-        order = _order(tl.load(mine + at, mask=at < ready, other=0.0), at < ready)
-        ties_here = (order == last) & (order > 0)
-        rank = tied + tl.cumsum(ties_here.to(tl.int32), 0)
-        take = ((order > last) | (ties_here & (rank <= ties))) & (wanted > 0)
-        place = chosen + tl.cumsum(take.to(tl.int32), 0) - 1
-        tl.store(to + place, at.to(tl.int32), mask=take)
-        chosen += tl.sum(take.to(tl.int32), 0)
-        tied += tl.sum(ties_here.to(tl.int32), 0)
+    chosen, tied = tl.zeros((rows,), tl.int32), tl.zeros((rows,), tl.int32)
+    for begin in range(0, tl.max(ready, 0), block):
+        order = _orders(mine, begin, ready, rows, block)
+        ties_here = (order == last[:, None]) & (order > 0)
+        rank = tied[:, None] + tl.cumsum(ties_here.to(tl.int32), 1)
+        take = ((order > last[:, None]) | (ties_here & (rank <= ties[:, None]))) & (wanted > 0)[:, None]
+        place = chosen[:, None] + tl.cumsum(take.to(tl.int32), 1) - 1
+        entry = tl.zeros((rows, 1), tl.int32) + (begin + tl.arange(0, block))[None, :]
+        tl.store(to[:, None] + place, entry, mask=take)
+        chosen += tl.sum(take.to(tl.int32), 1)
+        tied += tl.sum(ties_here.to(tl.int32), 1)
     for begin in range(0, k, slots):
         slot = begin + tl.arange(0, slots)
-        tl.store(to + slot, tl.full((slots,), -1, tl.int32), mask=(slot < k) & (slot >= wanted))
+        left = (slot < k)[None, :] & (slot[None, :] >= wanted[:, None]) & (token < tokens)[:, None]
+        tl.store(to[:, None] + slot[None, :], tl.full((rows, slots), -1, tl.int32), mask=left)
 
 
 def index_topk(
@@ -102,15 +116,15 @@ def index_topk(
     q, weights, pages, table, positions, cu_seqlens = (
         t.contiguous() for t in (q, weights, pages, table, positions, cu_seqlens)
     )
-    block = 32
     launch(
-        _score_block, (tokens, triton.cdiv(most, block)), q, weights, pages, table, positions, cu_seqlens, scores,
-        heads, size, sequences, pages.shape[1], table.shape[1], ratio, most,
-        rows=16, width=max(int(triton.next_power_of_2(size)), 16), block=block,
+        _score_block, (tokens, triton.cdiv(most, ENTRIES)), q, weights, pages, table, positions, cu_seqlens, scores,
+        heads, size, sequences, *pages.shape[:2], table.shape[1], ratio, most,
+        rows=HEADS, width=max(int(triton.next_power_of_2(size)), 16), block=ENTRIES,
     )  # fmt: skip
     launch(
-        _select_token, (tokens,), scores, positions, cu_seqlens, ids, sequences, ratio, most, k, block=1024, slots=64
-    )
+        _select_tokens, (triton.cdiv(tokens, TOKENS),), scores, positions, cu_seqlens, ids, tokens, sequences, ratio, most, k,
+        rows=TOKENS, block=SCORES, slots=64,
+    )  # fmt: skip
     return ids
 
 
