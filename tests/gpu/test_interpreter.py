@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
-
-os.environ["TRITON_INTERPRET"] = "1"
 
 import pytest
 import torch
