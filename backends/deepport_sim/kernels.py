@@ -32,22 +32,34 @@ def _kernel(operator: Operator[..., Any], candidates: tuple[Kernel, ...]) -> Ker
         answers = [kernel.supports(signature) for kernel in candidates]
         return next((a for a in answers if a), answers[0] if answers else no("device", "the CPU has no kernel"))
 
-    return Kernel(operator.name, "host", _one_piece(operator, candidates), supports, operator.mutates)
+    run = wraps(candidates[0].run)(_one_piece(operator, _by_cpu(operator, candidates)))
+    return Kernel(operator.name, "host", run, supports, operator.mutates)
 
 
-def _one_piece(operator: Operator[..., Any], candidates: tuple[Kernel, ...]) -> Callable[..., Any]:
-    """A function of device tensors: of all that the CPU's kernel does, the device sees one operator."""
+def shapes(operator: Operator[..., Any]) -> Kernel:
+    """An operator in dry mode: its shape rule, on meta, and memory for what that gives."""
+    run = wraps(operator.reference)(_one_piece(operator, lambda views: operator.fake(*views.values())))
+    return Kernel(operator.name, "shapes", run, mutates=operator.mutates)
+
+
+def _by_cpu(operator: Operator[..., Any], candidates: tuple[Kernel, ...]) -> Callable[[dict[str, Any]], Any]:
+    def compute(views: dict[str, Any]) -> Any:
+        kernel = next(k for k in candidates if k.supports(signature_of(operator.name, views)))
+        with Session(backend="cpu"):  # which other operators it calls is its own affair
+            return kernel.run(*views.values())
+
+    return compute
+
+
+def _one_piece(operator: Operator[..., Any], compute: Callable[[dict[str, Any]], Any]) -> Callable[..., Any]:
+    """A function of device tensors: of all that `compute` does with the host's views, the device sees one operator."""
     name = f"deepport::{operator.name}"
 
-    @wraps(candidates[0].run)
     def run(*given: Any) -> Any:
         arguments = operator.bind(given)
         work = device.native().Work(name, _tensors(operator, arguments), operator.name not in _ONLY_WRITE)
         views = tree_map_only(Tensor, lambda t: work.view(t) if t.device.type == device.NAME else t, arguments)
-        kernel = next(k for k in candidates if k.supports(signature_of(operator.name, views)))
-        with Session(backend="cpu"):  # which other operators it calls is its own affair
-            result = kernel.run(*views.values())
-        return tree_map_only(Tensor, work.adopt, result)
+        return tree_map_only(Tensor, work.adopt, compute(views))
 
     return run
 

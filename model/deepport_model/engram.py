@@ -63,15 +63,24 @@ class EngramHash(nn.Module):
             token_map[input_ids], earlier, cu_seqlens, self.multipliers, self.moduli, self.offsets, pad, boundary
         )
 
+    def assume(self, token_map: Tensor, id: int) -> None:
+        """Take this for the compressed ids of a token map that has no data to read them from."""
+        self._known = token_map, _version(token_map), (id, None if self.boundary is None else id)
+
     def _compressed(self, token_map: Tensor) -> tuple[int, int | None]:
         """The pad and boundary tokens' compressed ids, read once: a step does not wait for the device to say them again."""
         if token_map.is_meta:  # while planning: the cost of a hash does not depend on them
             return 0, None
-        version = 0 if token_map.is_inference() else token_map._version
+        version = _version(token_map)
         if self._known is None or self._known[0] is not token_map or self._known[1] != version:
             pad, boundary = token_map[[self.pad, self.pad if self.boundary is None else self.boundary]].tolist()
             self._known = token_map, version, (pad, None if self.boundary is None else boundary)
         return self._known[2]
+
+
+def _version(tensor: Tensor) -> int:
+    """How often it was written to; an inference tensor does not count."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 class Engram(nn.Module):
