@@ -132,6 +132,7 @@ def plan(
 
     With --chip: memory by class, fits or not and what would make it fit, each operator's least time and what bounds it, tokens a
     second, Engram's rows against the time that hides them, and what if. All rates are upper bounds by model: a run is slower.
+    Random weights are then bfloat16 unless --dtype says otherwise.
     """
     with failures(traceback):
         if check:

@@ -24,7 +24,8 @@ def render(plan: Plan, checked: Checked | None = None) -> str:
     parts = [(p, e.sizes.share(p, e.devices)) for p in e.sizes.parts]
     context: dict[str, Any] = {
         "plan": plan, "fits": e.fits, "headline": terminal.headline(plan), "verdict": terminal.verdict(plan),
-        "host": terminal.host(plan), "parts": parts, "assumed": ASSUMED,
+        "host": terminal.host(plan), "parts": parts,
+        "assumed": (*ASSUMED, *terminal.of_the_chip(plan.asked.chip)),
         "steps": [
             {"name": name, "bounded": terminal.bounded(step), "operators": operators(step.timed),
              "fetched": [terminal.fetch(f) for f in step.fetched], "plot": Markup(plot.times(step, name))}

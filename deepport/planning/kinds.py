@@ -41,11 +41,11 @@ class Kinds:
 
 
 def kinds(whole: Transformer) -> Kinds:
-    """Layers are of one kind that agree in shapes, dtypes, formats and compression. One with a memory is a kind of its own."""
+    """Layers are of one kind that agree in shapes (and so in compression), dtypes and formats; one with a memory is its own."""
     config, chosen, kind = whole.config, dict[Any, int](), []
     first: list[int] = []
     for index, layer in enumerate(whole.layers):
-        key = (_shapes(layer), config.compress_ratios[index], index if _remembers(config, index) else -1)
+        key = (_shapes(layer), index if _remembers(config, index) else -1)
         if key not in chosen:
             chosen[key] = len(first)
             first.append(index)

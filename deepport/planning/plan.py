@@ -20,10 +20,11 @@ from deepport_model.transformer import Transformer
 ASSUMED = (
     "devices share everything evenly and for nothing: all that is kept, every operator, and no time to send or to wait. deepport "
     "itself runs a model on one device",
-    "results stay on the chip: only weights, caches and tables are read from memory; tokens choose experts at random",
+    "results stay on the chip: only weights, caches and tables are read from memory",
+    "tokens choose experts at random, each expert as likely as any other",
     "a number that the chip's profile has not got bounds nothing",
 )
-"""What every rate rests on. Each makes it larger than a run's."""
+"""What every rate rests on."""
 
 _FORMATS = ("int8+int8", "fp8+fp8", "mxfp4+fp8")
 """Formats of experts and dense layers that are tried."""

@@ -21,8 +21,8 @@ def memory(plan: Plan) -> str:
     names = [v.change or "as planned" for v in plan.variants]
     with drawing():
         height = 0.34 * len(names)
-        canvas = Canvas(figsize=(9.2, 1.0 + height))
-        axes = canvas.add_axes((0.2, 0.55 / (1.0 + height), 0.76, height / (1.0 + height)))
+        canvas = Canvas(figsize=(9.2, 1.1 + height))
+        axes = canvas.add_axes((0.2, 0.55 / (1.1 + height), 0.76, height / (1.1 + height)))
         held = [_grouped(v.estimate) for v in plan.variants]
         left = [0.0] * len(held)
         for group, colour in _GROUPS:
@@ -31,10 +31,10 @@ def memory(plan: Plan) -> str:
             left = [a + b for a, b in zip(left, widths, strict=True)]
         if (capacity := plan.estimate.chip.value("memory")) is not None:
             axes.axvline(capacity / 1e9, color=INK, linewidth=1.2)
-            axes.annotate("what it has", (capacity / 1e9, -0.6), (4, 0), textcoords="offset points", color=INK)
+            axes.annotate("has", (capacity / 1e9, -0.6), (-4, 0), textcoords="offset points", ha="right", color=INK)
         axes.set_yticks(range(len(names)), names, color=INK)
         axes.set_ylim(len(names) - 0.4, -0.9)
-        axes.legend(loc="lower right", frameon=False, labelcolor=MUTED)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(_GROUPS), frameon=False, labelcolor=MUTED)
         _frame(axes, "GB on each device")
         return svg(canvas, "Memory of each device by class, in every variant of the plan")
 

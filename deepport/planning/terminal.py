@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TextIO
 
+from deepport.chips.profile import Profile
 from deepport.command.render import scaled, show
 from deepport.planning.bound import UNKNOWN, operators
 from deepport.planning.check import Checked, Line
@@ -40,7 +41,7 @@ def render(plan: Plan, every: bool, file: TextIO) -> None:
     file.write("\nwhat if (upper bounds by model)\n")
     show(WHAT_IF, (variant(v) for v in plan.variants), file)
     file.write("\nassumed, so that every rate is an upper bound by model, and none a performance:\n")
-    file.write("".join(f"  {line}\n" for line in ASSUMED))
+    file.write("".join(f"  {line}\n" for line in (*ASSUMED, *of_the_chip(plan.asked.chip))))
 
 
 def headline(plan: Plan) -> str:
@@ -72,6 +73,14 @@ def verdict(plan: Plan) -> list[str]:
         return [f"fits: {of}; room for {' or '.join(room)}" if room else f"fits: {of}"]
     changes = [f"  {r.change}: {scaled(r.needed, 'B')} on each" for r in plan.remedies]
     return [f"does not fit: {of}", "would fit with" if changes else "no single change makes it fit", *changes]
+
+
+def of_the_chip(chip: Profile) -> list[str]:
+    """What one must know of it beside its numbers."""
+    lacks = (
+        [f"{chip.name} has no arithmetic in {', '.join(chip.lacks)}: such weights are decoded"] if chip.lacks else []
+    )
+    return [*lacks, *(f"{chip.name}: {limit}" for limit in chip.limits)]
 
 
 def host(plan: Plan) -> str:

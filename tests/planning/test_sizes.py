@@ -1,5 +1,7 @@
 """Sizes on paper against tensors that are there."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -39,6 +41,25 @@ def test_a_model_keeps_what_its_plan_says(dtype: torch.dtype) -> None:
     planned = Planner(paper(WITH_ENGRAM, dtype)).sizes(Load(700, 2, 256, "device"))
     assert abs(measured / sum(p.bytes for p in planned.parts) - 1) < 0.03
     assert by_name(planned)[TABLES] == sum(m.rows.nbytes for m in model.modules() if isinstance(m, EngramTable))
+
+
+def tensors(holder: object) -> Iterator[Tensor]:
+    """All that an object holds, however deep."""
+    if isinstance(holder, Tensor):
+        yield holder
+    elif isinstance(holder, (list, tuple)):
+        yield from (t for item in holder for t in tensors(item))
+    elif isinstance(holder, dict):
+        yield from tensors(list(holder.values()))
+    elif type(holder).__module__ == "deepport_model.cache":
+        yield from tensors(vars(holder))
+
+
+def test_nothing_that_a_cache_holds_is_left_out() -> None:
+    cache = real(WITH_ENGRAM).cache(2, 700, 256)
+    found, all_of_it = ({t.data_ptr() for t in ts} for ts in ((t for _, t in cache.held()), tensors(cache)))
+    assert found == all_of_it and len(found) > 3 * len(cache.layers)
+    assert len({name for name, _ in cache.held()}) == 6
 
 
 def test_published_numbers_of_parameters() -> None:
