@@ -21,7 +21,7 @@ ASSUMED = (
     "devices share everything evenly and for nothing: all that is kept, every operator, and no time to send or to wait. deepport "
     "itself runs a model on one device",
     "results stay on the chip: only weights, caches and tables are read from memory",
-    "tokens choose experts at random, each expert as likely as any other",
+    "tokens choose experts and entries at random, each as likely as any other",
     "a number that the chip's profile has not got bounds nothing",
 )
 """What every rate rests on."""

@@ -22,6 +22,9 @@ from deepport_model.cache import Batch, Cache
 from deepport_model.transformer import Transformer
 
 GATHER = "engram_gather"
+_CARRYING = {"compress_kv_": "kv", "engram_conv_": "gated"}
+"""Operators that carry rows from step to step, and the argument that has a row for each new token."""
+
 _ELEMENTS = {"fp8_e4m3": "fp8", "fp8_e4m3fnuz": "fp8", "mxfp4": "fp4", "int8": "int8"}
 
 
@@ -122,6 +125,8 @@ class _Tracing(TorchDispatchMode):
         state = max(cost.bytes - nbytes(*fleeting, *made), 0.0)
         if name == "moe_experts":
             state *= _drawn(given["ids"].numel(), given["ids"].shape[1], given["w13"].shape[0])
+        if name in _CARRYING:
+            state = max(state - _spared(given[_CARRYING[name]], given["state"], given["slots"]), 0.0)
         row = state / max(given["ids"].numel(), 1) if name == GATHER else 0.0
         return Call(self._site(), name, cost.flops, cost.bytes, state, _element(given), row)
 
@@ -145,6 +150,15 @@ def _drawn(copies: int, k: int, experts: int) -> float:
     """Experts that tokens are expected to choose, each k at random, over the most that they can, which a cost counts."""
     expected = experts * (1 - (1 - k / experts) ** (copies / k))
     return expected / min(copies, experts) if copies else 1.0
+
+
+def _spared(tokens: Tensor, state: Tensor, slots: Tensor) -> float:
+    """Bytes of carried state that a cost counts, as of the worst of steps, and that steps on average leave alone.
+
+    It counts all of a sequence's rows, read and written; but a token writes one, and each is read once at least.
+    """
+    untouched = slots.shape[0] * state.shape[1] - tokens.shape[0]
+    return 2.0 * max(untouched, 0) * state.shape[2] * state.element_size()
 
 
 def _element(given: Mapping[str, Any]) -> str:

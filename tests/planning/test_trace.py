@@ -44,6 +44,14 @@ def test_calls_by_hand() -> None:
     assert scores.state == pytest.approx(3 * 256 * 32 * 2, abs=100)
 
 
+def test_a_token_touches_its_own_row_of_a_compressors_state() -> None:
+    """Rows of 2 x 64 numbers in float32, each written and read once; and the bias of four places."""
+    found = trace.decode(kinds(paper(TINY)), 3, 1024)
+    assert at(found, "layers.2.attn.compressor", "compress_kv_").state == pytest.approx(
+        3 * 2 * 512 + 4 * 64 * 4, abs=300
+    )
+
+
 def test_experts_are_those_that_tokens_are_expected_to_choose() -> None:
     model = kinds(paper(TINY))
     experts = 3 * 64 * 32 * 2  # bytes of one
