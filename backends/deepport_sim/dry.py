@@ -58,8 +58,8 @@ class _Shapes(OnPaper):
 
 
 def dry(transformer: Transformer, sequences: int, context: int, chunk: int) -> Peak:
-    """What a model, given on meta, takes on one device: its weights, its sequences' memory for `context` tokens each, and the larger
-    of two steps, a prompt's of `chunk` new tokens and a decoding one of every sequence.
+    """What a model, given on meta, takes on one device: its weights, its sequences' memory for `context` tokens each, and the
+    larger of two steps, a prompt's of `chunk` new tokens and a decoding one of every sequence.
 
     The transformer is on the device afterwards, without data. Raises BadInput for a context that the model has not got.
     """

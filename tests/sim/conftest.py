@@ -5,6 +5,7 @@ torch names the device once a process, and takes it for the accelerator from the
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -57,13 +58,20 @@ def sim(installed: Path) -> Run:
 
 
 @pytest.fixture(scope="session")
-def program(sim: Run) -> Program:
-    """What a program of `programs/` prints last, as JSON; run once for each set of arguments."""
+def program(sim: Run, tmp_path_factory: pytest.TempPathFactory) -> Program:
+    """What a program of `programs/` prints last, as JSON; run once for each set of arguments, by one of pytest's processes."""
+    folder = tmp_path_factory.getbasetemp()
+    told = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
     @cache
     def run(name: str, *arguments: str) -> Any:
-        done = sim(PROGRAMS / f"{name}.py", *arguments)
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-        return json.loads(done.stdout.splitlines()[-1])
+        file = told / "-".join(["sim", name, *arguments])[:200]
+        with file.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not file.exists():
+                done = sim(PROGRAMS / f"{name}.py", *arguments)
+                assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+                file.write_text(done.stdout.splitlines()[-1])
+        return json.loads(file.read_text())
 
     return run
