@@ -58,8 +58,11 @@ def _one_piece(operator: Operator[..., Any], compute: Callable[[dict[str, Any]],
     def run(*given: Any) -> Any:
         arguments = operator.bind(given)
         work = device.native().Work(name, _tensors(operator, arguments), operator.name not in _ONLY_WRITE)
-        views = tree_map_only(Tensor, lambda t: work.view(t) if t.device.type == device.NAME else t, arguments)
-        return tree_map_only(Tensor, work.adopt, compute(views))
+        try:
+            views = tree_map_only(Tensor, lambda t: work.view(t) if t.device.type == device.NAME else t, arguments)
+            return tree_map_only(Tensor, work.adopt, compute(views))
+        finally:
+            work.done()
 
     return run
 

@@ -43,6 +43,9 @@ def test_ordinary_wheels_are_without_it() -> None:
     assert "sim" not in ours["project"]["entry-points"]["deepport.backends"]
     own = tomllib.loads((Path(deepport_sim.__file__).parent / "pyproject.toml").read_text())
     assert own["project"]["entry-points"]["deepport.backends"] == {"sim": "deepport_sim:backend"}
+    assert (
+        "native/*" in own["tool"]["setuptools"]["package-data"]["deepport_sim"]
+    )  # its sources, to be built where it is used
 
 
 def test_settings() -> None:

@@ -67,7 +67,8 @@ PYBIND11_MODULE(_sim, m) {
   py::class_<Work>(m, "Work")
       .def(py::init(&started))
       .def("view", &Work::view)
-      .def("adopt", &Work::adopt);
+      .def("adopt", &Work::adopt)
+      .def("done", &Work::done);
 }
 
 }  // namespace deepport::sim

@@ -19,7 +19,7 @@ namespace deepport::sim {
 class Work {
  public:
   // `op` is kept by reference, as long as the work lives.
-  explicit Work(const std::string& op) : op_(op), call_(op) {}
+  explicit Work(const std::string& op) : op_(op), call_(std::in_place, op) {}
 
   void place(const c10::Device& device);
   void argument(const at::Tensor& t, const std::string& name, bool written);
@@ -36,6 +36,9 @@ class Work {
   // An out= argument may have been resized while it was computed, in its view: it becomes what that is now.
   void resettle(const at::Tensor& t, const at::Tensor& view);
 
+  // The thread goes on to other work, though this may live: in Python an error keeps what it saw.
+  void done() { call_.reset(); }
+
   c10::Device device() const { return device_.value_or(c10::Device(kType, current_device())); }
   uint64_t step() const { return step_; }
   Key stream() const { return key(current_stream(device().index())); }
@@ -51,7 +54,7 @@ class Work {
   };
 
   const std::string& op_;
-  Call call_;
+  std::optional<Call> call_;
   std::optional<c10::Device> device_;
   std::vector<Argument> arguments_;
   uint64_t step_ = 0;

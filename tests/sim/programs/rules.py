@@ -52,6 +52,17 @@ def mixed_devices_of_one_kind() -> None:
 
 
 @case
+def mixed_devices_after_a_kernel_s_own_error() -> None:
+    pages, table = torch.zeros(1, 16, 3, device="sim"), torch.zeros(1, 1, dtype=torch.int32, device="sim")
+    beyond, ends = torch.tensor([99], device="sim"), torch.tensor([0, 1], dtype=torch.int32, device="sim")
+    try:
+        ops.write_pages_(pages, table, ones(1, 3), beyond, ends)
+    except (IndexError, RuntimeError, ValueError) as error:
+        x, y, _kept = ones(3), torch.ones(3), error
+        x + y  # here
+
+
+@case
 def kept_mixed_devices() -> None:
     x = ones(3) + torch.tensor(2.0) + torch.ones(3).to("sim") + ones(3, on="sim:1").to("sim:0")
     ops.rms_norm(x.expand(2, 3), None, 1e-6)

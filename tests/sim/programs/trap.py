@@ -1,4 +1,4 @@
-"""Host code that touches what it may not: `trap.py NAME`, and what is left to say where it goes on."""
+"""Host code that touches what it may not: `trap.py NAME...`, and for each what is left to say where it goes on."""
 
 from __future__ import annotations
 
@@ -34,4 +34,5 @@ def kept_arriving() -> str:
 
 
 if __name__ == "__main__":
-    print(globals()[sys.argv[1]]())
+    for name in sys.argv[1:]:
+        print(globals()[name]())
