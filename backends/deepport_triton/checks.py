@@ -6,7 +6,8 @@ A kernel never reads or writes outside of its tensors, whatever the data. Where 
 - otherwise a row that does not exist is read as NaN (`engram_gather`) or not written (`write_pages`), and what has no scale gets
   NaN for one (`quantize`).
 
-Where -1 means "none" (selected entries, experts), any other id that lies outside means none, too.
+Where -1 means "none" (selected entries, experts), any other id that lies outside means none, too. A sequence whose slot lies
+outside has no state: none is written, and results that need it are left open.
 """
 
 from __future__ import annotations
