@@ -94,7 +94,7 @@ def _attention_token(
     at = row[:, None] * size + channel[None, :]
     present = token < tl.load(cu_seqlens + sequences)
     sequence = sequence_of(token, cu_seqlens, sequences, 128).to(tl.int64)
-    position = tl.load(positions + token, mask=present, other=-1)
+    position = tl.load(positions + token, mask=present, other=-1).to(tl.int32)  # entries are divided by the page
     own = tl.load(q + at, mask=inside, other=0.0)
     peak, total = tl.full((rows,), float("-inf"), tl.float32), tl.zeros((rows,), tl.float32)
     sums = tl.zeros((rows, width), tl.float32)
@@ -110,13 +110,13 @@ def _attention_token(
     if far:
         count = (position + 1) // ratio
         if chosen:
-            count = tl.where(present, selected, 0).to(tl.int64)
+            count = tl.where(present, selected, 0)
         first, end = _share(0, count, part, parts)
         for begin in range(first, end, block):
             entry = begin + tl.arange(0, block)
             seen = entry < end
             if chosen:
-                entry = tl.load(indices + token * selected + entry, mask=seen, other=-1).to(tl.int64)
+                entry = tl.load(indices + token * selected + entry, mask=seen, other=-1)
                 seen = (entry >= 0) & (entry < compressed_columns * compressed_page)
             keys = entries(
                 compressed, compressed_table, compressed_pages, sequence, compressed_columns, compressed_page, entry, seen,

@@ -24,7 +24,7 @@ TOKENS, SCORES = (64, 128) if interpreting() else (1, 1024)
 def _ready(token, positions, cu_seqlens, sequences, ratio):
     """How many compressed entries there are for a token; none for padding."""
     present = token < tl.load(cu_seqlens + sequences)
-    return (tl.load(positions + token, mask=present, other=-1) + 1) // ratio
+    return (tl.load(positions + token, mask=present, other=-1).to(tl.int32) + 1) // ratio
 
 
 @triton.jit

@@ -63,8 +63,8 @@ MUTANTS = (
         "index_topk",
         "an entry too early",
         "index",
-        "other=-1) + 1) // ratio",
-        "other=-1) + 2) // ratio",
+        ".to(tl.int32) + 1) // ratio",
+        ".to(tl.int32) + 2) // ratio",
         {**_INDEX, "k": 64},
     ),
     Mutant(
