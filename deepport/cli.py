@@ -1,4 +1,4 @@
-"""`deepport run | plan | bench | chips | probe | conform | repro | bisect | report | doctor | backends`."""
+"""`deepport run | plan | bench | compile | chips | probe | conform | repro | bisect | report | doctor | backends`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 
 from deepport import backend
 from deepport.command import bench, bisect, chips, conform, doctor, options, planning, probe, report, repro, terminal
+from deepport.command import compile as ahead
 from deepport.command.render import fields, scaled, show
 from deepport.command.terminal import EXIT_CODES, failures
 from deepport.run import EXAMPLES, run
@@ -24,6 +25,7 @@ app = typer.Typer(
 app.command(epilog=EXAMPLES)(run)
 app.add_typer(report.app, name="report")
 app.command(epilog=bench.EXAMPLES)(bench.bench)
+app.command(epilog=ahead.EXAMPLES)(ahead.compile)
 app.command(epilog=conform.EXAMPLES)(conform.conform)
 app.command(epilog=repro.EXAMPLES)(repro.repro)
 app.command(epilog=bisect.EXAMPLES)(bisect.bisect)

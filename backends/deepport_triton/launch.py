@@ -39,17 +39,19 @@ def launch(
 
 
 @contextmanager
-def noted() -> Iterator[list[Launch]]:
-    """Launches inside are noted and not made: tensors may be on the meta device."""
+def noted(architecture: str = "") -> Iterator[list[Launch]]:
+    """Launches inside are noted, as this architecture has them, and not made: tensors may be on the meta device."""
     notes: list[Launch] = []
-    token = _notes.set(notes)
+    tokens = _notes.set(notes), _architecture.set(architecture)
     try:
         yield notes
     finally:
-        _notes.reset(token)
+        _notes.reset(tokens[0])
+        _architecture.reset(tokens[1])
 
 
 _notes: ContextVar[list[Launch]] = ContextVar("deepport_triton_notes")
+_architecture: ContextVar[str] = ContextVar("deepport_triton_architecture", default="")
 
 
 def _start(

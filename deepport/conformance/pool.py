@@ -50,10 +50,19 @@ class TimedOut(Died):
 
 
 class Worker:
-    """One process, started at its first request and again after it died."""
+    """One process, started at its first request and again after it died.
 
-    def __init__(self, environment: Mapping[str, str], seconds: float) -> None:
+    `command` gets the number of a socket to answer on.
+    """
+
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        seconds: float,
+        command: Sequence[str] = (sys.executable, "-X", "faulthandler", "-m", "deepport.conformance.worker"),
+    ) -> None:
         self._environment, self._seconds = environment, seconds
+        self._command = command
         self._process: subprocess.Popen[bytes] | None = None
         self._greeting: wire.Message | None = None
         self.closed = False
@@ -91,10 +100,9 @@ class Worker:
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 (read after the process has ended)
-        command = [sys.executable, "-X", "faulthandler", "-m", "deepport.conformance.worker", str(theirs.fileno())]
         with theirs:
             self._process = subprocess.Popen(
-                command,
+                [*self._command, str(theirs.fileno())],
                 env={**environment(DEEPPORT_CHECK="1"), **self._environment},
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,

@@ -1,0 +1,110 @@
+"""What the kernels needed when they were looked at last, and what must not grow unseen: `baseline.json` beside this package."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deepport.errors import BadInput
+from deepport_triton.ahead.result import Compiled
+
+PLACE = Path(__file__).parents[1] / "baseline.json"
+
+GROWTH = {"registers": 0.10, "shared": 0.10, "code": 0.25}
+"""By which share of its former value each may grow: a compiler's whims stay below, a loop unrolled does not."""
+
+_NUMBERS = ("registers", "spills", "shared", "code")
+
+Kept = dict[str, Any]
+
+
+@dataclass
+class Baseline:
+    """By compiler its version; by target and by a job's name what was found: numbers and instructions, or a reason."""
+
+    compilers: dict[str, str] = field(default_factory=dict)
+    targets: dict[str, dict[str, Kept]] = field(default_factory=dict)
+
+    def take(self, rows: Sequence[Compiled], compilers: dict[str, str], whole: bool) -> None:
+        """Make this what was found. `whole`: what of these targets was not compiled exists no more."""
+        self.compilers |= compilers
+        for name in {r.target for r in rows}:
+            before = {} if whole else self.targets.get(name, {})
+            self.targets[name] = before | {r.name: kept(r) for r in rows if r.target == name}
+
+    def regressions(self, rows: Sequence[Compiled], whole: bool) -> Iterator[str]:
+        """What is worse than before, or not the same kernels. Of what is not worse nothing is said, even if it is better."""
+        for row in rows:
+            before = self.targets.get(row.target, {}).get(row.name)
+            yield from (f"{row.target}: {row.label}: {what}" for what in worse(row, before))
+        names = {(r.target, r.name) for r in rows}
+        for target in {r.target for r in rows} if whole else ():
+            gone = [name for name in self.targets.get(target, {}) if (target, name) not in names]
+            yield from (f"{target}: {name}: is in the baseline and is no longer compiled; --update" for name in gone)
+
+
+def worse(row: Compiled, before: Kept | None) -> Iterator[str]:
+    """How a result is worse than what was kept of it."""
+    if before is None:
+        yield "is not in the baseline; --update"
+    elif row.reason and "reason" not in before:
+        yield f"no longer compiles: {row.reason}"
+    elif "reason" in before and not row.reason:
+        yield "compiles now, and the baseline says that it is refused; --update"
+    elif not row.reason:
+        yield from _grown(row, before)
+
+
+def _grown(row: Compiled, before: Kept) -> Iterator[str]:
+    if row.spills > before["spills"]:
+        yield f"spills {row.spills} bytes, {before['spills']} before"
+    for what, share in GROWTH.items():
+        now, was = getattr(row, what), before[what]
+        if now > was * (1 + share):
+            yield f"{what} {now}, {was} before: more than {share:.0%} above"
+    if lost := [i for i in before["instructions"] if i not in row.instructions]:
+        yield f"no {', '.join(lost)} any more"
+
+
+def kept(row: Compiled) -> Kept:
+    """What the baseline keeps of a result."""
+    if row.reason:
+        return {"reason": row.reason}
+    return {name: getattr(row, name) for name in _NUMBERS} | {"instructions": list(row.instructions)}
+
+
+def read(path: Path = PLACE) -> Baseline:
+    """Raises BadInput for a file that cannot be read as one."""
+    try:
+        told = json.loads(path.read_text())
+        return Baseline(told["compilers"], {t: dict(map(_parsed, lines)) for t, lines in told["targets"].items()})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(
+            f"{path}: cannot be read as a baseline ({error}); deepport compile --update writes one"
+        ) from None
+
+
+def write(found: Baseline, path: Path = PLACE) -> None:
+    """A line for each job, in order, so that a change of one is a change of one line."""
+    targets = (f'  "{t}": [\n{_lines(jobs.items())}\n  ]' for t, jobs in sorted(found.targets.items()))
+    compilers = json.dumps(dict(sorted(found.compilers.items())))
+    path.write_text(f'{{\n "compilers": {compilers},\n "targets": {{\n' + ",\n".join(targets) + "\n }\n}\n")
+
+
+def _lines(jobs: Iterable[tuple[str, Kept]]) -> str:
+    return ",\n".join(f"   {json.dumps([name, *_packed(kept)])}" for name, kept in sorted(jobs))
+
+
+def _packed(kept: Kept) -> list[Any]:
+    return [kept["reason"]] if "reason" in kept else [*(kept[n] for n in _NUMBERS), kept["instructions"]]
+
+
+def _parsed(line: list[Any]) -> tuple[str, Kept]:
+    name, *rest = line
+    if len(rest) == 1:
+        return name, {"reason": rest[0]}
+    *numbers, instructions = rest
+    return name, {**dict(zip(_NUMBERS, numbers, strict=True)), "instructions": instructions}

@@ -1,0 +1,49 @@
+"""A process that compiles: `python worker.py FD`, asked by `deepport_triton.ahead.run` over the socket FD.
+
+It never interprets, and runs with either Triton: the one for GPUs, or triton-ascend in an environment of its own. There our
+packages are found in the folders of DEEPPORT_PATH, behind all others: one of them may be the site-packages of the other Triton.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from importlib import import_module
+from multiprocessing.connection import Connection
+from typing import Any
+
+
+def compiled(job: dict[str, Any], target: dict[str, Any]) -> dict[str, Any]:
+    """The facts of one job for one target (`deepport_triton.ahead.job`, `.target`), or why the compiler refuses it."""
+    function = getattr(import_module(job["module"]), job["function"])
+    begin = time.perf_counter()
+    compiler = import_module("deepport_triton.ahead." + ("ascend" if target["compiler"] == "npu" else "gpu"))
+    try:
+        found: dict[str, Any] = compiler.compiled(function, job, target)
+    except Exception as error:  # whatever a compiler raises
+        found = {"reason": _reason(error)}
+    return {"seconds": time.perf_counter() - begin, **found}
+
+
+def _reason(error: Exception) -> str:
+    """Compilers write pages: the line that says `error`, else the last."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = next((line for line in lines if "error:" in line.lower()), lines[-1] if lines else "")
+    return f"{type(error).__name__}: {said[:400]}"
+
+
+def main(descriptor: int) -> None:
+    with Connection(descriptor) as asking:
+        while True:
+            try:
+                message = json.loads(asking.recv_bytes())
+            except EOFError:
+                return
+            asking.send_bytes(json.dumps({"frames": 0, **compiled(message["job"], message["target"])}).encode())
+
+
+if __name__ == "__main__":
+    sys.path += filter(None, os.environ.get("DEEPPORT_PATH", "").split(os.pathsep))
+    main(int(sys.argv[1]))
