@@ -11,8 +11,8 @@ from deepport.op import Operator
 BEGIN, END = "<!-- support: python -m deepport.support -->", "<!-- /support -->"
 EVIDENCE = {
     "cpu": "E5, executed on the chip: `ci/conform`",
-    "cuda": "none yet",
-    "rocm": "none yet",
+    "cuda": "E3, compiled for: `ci/compile`",
+    "rocm": "E3, compiled for: `ci/compile`",
     "npu": "E4, simulated: `ci/ascend`",
 }
 """How far what is said of a backend has been tried (`deepport.conformance.result.EVIDENCE`), and by which script of CI."""

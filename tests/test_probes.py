@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
 def test_simulated_cuda_lists_its_devices(simulated: Callable[[str], Any]) -> None:
     probe = CudaBackend(lambda: CUDA, simulated).probe()
     assert probe.reason == ""
-    assert probe.versions == {"torch": "2.13.0+cu130", "driver": "CUDA 13.0"}
+    assert probe.versions == {"torch": "2.13.0+cu130", "triton": version("triton"), "driver": "CUDA 13.0"}
     assert probe.devices == (
         Device("Simulated A", "sm_80", 80 << 30, ("float32", "int8", "bfloat16")),
         Device("Simulated B", "sm_100", 141 << 30, ("float32", "int8", "bfloat16", "fp8_e4m3", "mxfp4")),
@@ -206,7 +207,7 @@ def test_simulated_rocm_lists_its_devices_in_order(tmp_path: Path, kfd: Path) ->
     node(nodes, 2, "90402", (1, str(96 << 30)), (2, str(96 << 30)), (0, str(1 << 30)), name="aqua_vanjaram")
     probe = RocmBackend(lambda: HIP, nodes, kfd).probe()
     assert probe.reason == ""
-    assert probe.versions == {"torch": "2.13.0+rocm7.2", "hip": "7.2.1"}
+    assert probe.versions == {"torch": "2.13.0+rocm7.2", "hip": "7.2.1", "triton": version("triton")}
     assert probe.devices == (
         Device("aqua_vanjaram", "gfx942", 192 << 30, ("float32", "bfloat16", "int8", "fp8_e4m3fnuz")),
         Device("gfx950", "gfx950", 288 << 30, ("float32", "bfloat16", "int8", "fp8_e4m3", "mxfp4")),
@@ -504,4 +505,4 @@ def test_simulated_start_opens_the_device(
     assert module.opened and started.asynchronous
     memory = started.memory()
     assert (memory.allocated, memory.peak, memory.free, memory.total) == (5, 6, 3, 10)
-    assert backend.kernels() == ()
+    assert {k.name for k in backend.kernels()} == {"triton"}

@@ -1,4 +1,6 @@
-"""The CUDA backend: NVIDIA GPUs, through a CUDA build of torch. No kernels yet: references serve, on the GPU."""
+"""The CUDA backend: NVIDIA GPUs, through a CUDA build of torch, by the kernels of deepport_triton.
+
+Where Triton is not installed, references serve, on the GPU."""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from deepport.backend import Probe, Runtime
 from deepport.probing import Cause, TorchBuild, reason, torch_build
 from deepport_cuda import driver
+from deepport_triton.architecture import NVIDIA, installed, kernels_for, on_paper
 
 if TYPE_CHECKING:
     from deepport.finding import Finding
@@ -30,6 +33,7 @@ class CudaBackend:
     def probe(self) -> Probe:
         build = self.build()
         versions = {"torch": build.version} if build else {}
+        versions |= {"triton": triton} if (triton := installed()) else {}
         found, refusal = self.ask()
         causes = [*wrong_build(build), *refusal]
         if found is None:
@@ -59,7 +63,11 @@ class CudaBackend:
         return TorchRuntime("cuda", blocking="CUDA_LAUNCH_BLOCKING=1")
 
     def kernels(self) -> Sequence[Kernel]:
-        return ()
+        return kernels_for((d.architecture for d in self.probe().devices), NVIDIA)
+
+    def on_paper(self, chip: str) -> tuple[str, Sequence[Kernel]]:
+        """Kernels for an architecture, as in `--soc sm_90`."""
+        return on_paper(chip, NVIDIA)
 
 
 _CHECK = "check CUDA_VISIBLE_DEVICES and `nvidia-smi`"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from deepport.finding import Environment, Finding, among, contained, numbers, ok, openable, unknown, variable, wrong
 from deepport.probing import TorchBuild, package_version, read
 from deepport_cuda import unusable, wrong_build
+from deepport_triton import architecture
 
 if TYPE_CHECKING:
     from deepport_cuda import CudaBackend
@@ -33,6 +34,7 @@ def diagnose(backend: CudaBackend, environment: Environment = os.environ, root: 
             if not mismatched:
                 yield ok("driver with torch", "{}.{} runs a build for {}".format(*found.cuda, build.cuda))
         yield _nccl(build)
+    yield architecture.finding()
     yield _files(root / "dev", found is not None)
     yield variable(environment, "CUDA_VISIBLE_DEVICES", "every GPU is seen", _visible)
     yield variable(environment, "CUDA_LAUNCH_BLOCKING", "0; with 1 an error names its kernel", among("0", "1"))

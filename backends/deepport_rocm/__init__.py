@@ -1,4 +1,6 @@
-"""The ROCm backend: AMD GPUs, through a ROCm build of torch. No kernels yet: references serve, on the GPU.
+"""The ROCm backend: AMD GPUs, through a ROCm build of torch, by the kernels of deepport_triton.
+
+Where Triton is not installed, references serve, on the GPU.
 
 Such a build calls its devices `cuda`; this backend and deepport_cuda tell them apart by how torch was built.
 """
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING
 from deepport.backend import Probe, Runtime
 from deepport.probing import Cause, TorchBuild, reason, torch_build
 from deepport_rocm import topology
+from deepport_triton.architecture import AMD, installed, kernels_for, on_paper
 
 if TYPE_CHECKING:
     from deepport.finding import Finding
@@ -38,6 +41,7 @@ class RocmBackend:
     def probe(self) -> Probe:
         build = self.build()
         versions = {"torch": build.version, "hip": build.hip} if build and build.hip else {}
+        versions |= {"triton": triton} if (triton := installed()) else {}
         causes = [*wrong_build(build), *self.unusable()]
         if causes:
             return Probe(versions=versions, reason=reason(causes))
@@ -69,7 +73,11 @@ class RocmBackend:
         return TorchRuntime("cuda", blocking="HIP_LAUNCH_BLOCKING=1")
 
     def kernels(self) -> Sequence[Kernel]:
-        return ()
+        return kernels_for((d.architecture for d in self.probe().devices), AMD)
+
+    def on_paper(self, chip: str) -> tuple[str, Sequence[Kernel]]:
+        """Kernels for an architecture, as in `--soc gfx942`."""
+        return on_paper(chip, AMD)
 
 
 def wrong_build(build: TorchBuild | None) -> list[Cause]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from deepport.finding import Environment, Finding, among, numbers, ok, openable, unknown, variable, wrong
 from deepport.probing import TorchBuild, printable, read
 from deepport_rocm import wrong_build
+from deepport_triton import architecture
 
 if TYPE_CHECKING:
     from deepport_rocm import RocmBackend
@@ -26,6 +27,7 @@ def diagnose(backend: RocmBackend, environment: Environment = os.environ, root: 
     if build and not built:
         yield ok("torch", f"{build.version}, built for HIP {build.hip}")
         yield _rccl(build)
+    yield architecture.finding()
     yield _files(root / "dev" / "dri")
     for name in ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"):
         yield variable(environment, name, "every GPU is seen", numbers if name != "ROCR_VISIBLE_DEVICES" else _any)

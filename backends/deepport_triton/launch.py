@@ -8,9 +8,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from deepport_triton import interpreting
+from deepport_triton.architecture import Shape, architecture_of, shape
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,18 @@ def launch(
 ) -> None:
     """Run `kernel` once for every program of the grid; nothing where there is none.
 
-    In the interpreter the tensors among the arguments are all that the kernel may touch (`guard`).
+    `warps` and `stages` are those of architectures that have none of their own (`architecture.CONFIGURATIONS`). In the
+    interpreter the tensors among the arguments are all that the kernel may touch (`guard`).
     """
     if (notes := _notes.get(None)) is not None:
-        notes.append(Launch(kernel, grid, arguments, constants, warps, stages))
-    elif 0 not in grid:
-        (_interpret if interpreting() else _start)(kernel, grid, arguments, constants, warps, stages)
+        found = shape(kernel.__name__, _architecture.get(), Shape(warps, stages))
+        notes.append(Launch(kernel, grid, arguments, constants, *found))
+    elif 0 in grid:
+        return
+    elif interpreting():
+        _interpret(kernel, grid, arguments, constants)
+    else:
+        _start(kernel, grid, arguments, constants, Shape(warps, stages))
 
 
 @contextmanager
@@ -55,14 +63,16 @@ _architecture: ContextVar[str] = ContextVar("deepport_triton_architecture", defa
 
 
 def _start(
-    kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], constants: dict[str, Any], warps: int, stages: int
+    kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], constants: dict[str, Any], otherwise: Shape
 ) -> None:
-    kernel[grid](*arguments, **constants, num_warps=warps, num_stages=stages)
+    device = next(a.device for a in arguments if isinstance(a, Tensor))
+    architecture = architecture_of(device.index or 0) if device.type == "cuda" else ""
+    warps, stages = shape(kernel.__name__, architecture, otherwise)
+    with torch.accelerator.device_index(device.index):  # Triton launches on the current one, wherever the tensors are
+        kernel[grid](*arguments, **constants, num_warps=warps, num_stages=stages)
 
 
-def _interpret(
-    kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], constants: dict[str, Any], warps: int, stages: int
-) -> None:
+def _interpret(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], constants: dict[str, Any]) -> None:
     from deepport_triton.guard import guarded
 
     names = zip(kernel.arg_names, arguments, strict=False)

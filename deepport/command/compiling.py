@@ -131,7 +131,7 @@ def _show(
 
 def _row(row: Compiled) -> tuple[str, ...]:
     numbers = (row.registers, row.spills, row.shared, row.limit or "", row.code)
-    facts = tuple("" if row.reason else str(n) for n in numbers)
+    facts = tuple("" if row.reason or not row.code else str(n) for n in numbers)
     return (
         row.operator, row.label, row.target, *facts, " ".join(row.instructions), f"{row.seconds:.1f}", "; ".join(row.faults()),
     )  # fmt: skip

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import Any
+
+_LONGEST = 400
 
 
 def compiled(job: dict[str, Any], target: dict[str, Any]) -> dict[str, Any]:
@@ -28,10 +31,16 @@ def compiled(job: dict[str, Any], target: dict[str, Any]) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """Compilers write pages: the line that says `error`, else the last."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = next((line for line in lines if "error:" in line.lower()), lines[-1] if lines else "")
-    return f"{type(error).__name__}: {said[:400]}"
+    """Of the pages that compilers write the line that says `error`, or what they found wrong with themselves, else the last.
+
+    Our files are named without the folder that they are in here.
+    """
+    text = str(error)
+    if crash := re.search(r"Assertion `.*' failed", text):
+        return f"the compiler crashes: {crash[0][:_LONGEST]}"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    said = next((line for line in lines if "error:" in line), f"{type(error).__name__}: {lines[-1] if lines else ''}")
+    return re.sub(r"[^\s\"']*/(?=deepport_triton/)", "", said)[:_LONGEST]
 
 
 def main(descriptor: int) -> None:
