@@ -15,6 +15,7 @@ from deepport_cuda import driver
 from deepport_triton.architecture import NVIDIA, installed, kernels_for, on_paper
 
 if TYPE_CHECKING:
+    from deepport.bench.peak import Peak
     from deepport.finding import Finding
     from deepport.kernel import Kernel
 
@@ -64,6 +65,11 @@ class CudaBackend:
 
     def kernels(self) -> Sequence[Kernel]:
         return kernels_for((d.architecture for d in self.probe().devices), NVIDIA)
+
+    def peaks(self, beyond: int) -> Iterator[Peak]:
+        from deepport_triton.peaks import peaks
+
+        return peaks(beyond)
 
     def on_paper(self, chip: str) -> tuple[str, Sequence[Kernel]]:
         """Kernels for an architecture, as in `--soc sm_90`."""

@@ -19,6 +19,7 @@ from deepport_rocm import topology
 from deepport_triton.architecture import AMD, installed, kernels_for, on_paper
 
 if TYPE_CHECKING:
+    from deepport.bench.peak import Peak
     from deepport.finding import Finding
     from deepport.kernel import Kernel
 
@@ -74,6 +75,11 @@ class RocmBackend:
 
     def kernels(self) -> Sequence[Kernel]:
         return kernels_for((d.architecture for d in self.probe().devices), AMD)
+
+    def peaks(self, beyond: int) -> Iterator[Peak]:
+        from deepport_triton.peaks import peaks
+
+        return peaks(beyond)
 
     def on_paper(self, chip: str) -> tuple[str, Sequence[Kernel]]:
         """Kernels for an architecture, as in `--soc gfx942`."""

@@ -18,6 +18,9 @@ from deepport.runtime import HostRuntime
 _CPU = Path("/sys/devices/system/cpu")
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
+ACCELERATOR = 256 << 20
+"""Bytes of the largest cache that an accelerator has, AMD's Infinity Cache (CDNA 3 white paper): drivers do not tell of all."""
+
 UNKNOWN = 64 << 20
 """Bytes of cache that are allowed for where the system tells of none."""
 
@@ -48,9 +51,9 @@ def caches(root: Path = _CPU) -> tuple[Cache, ...]:
     return tuple(Cache(level=f"L{level}", bytes=size) for level, size in sums.items() if size)
 
 
-def beyond(caches: tuple[Cache, ...]) -> int:
-    """Bytes that no cache keeps while they are read over and over: twice the largest."""
-    return 2 * max((c.bytes for c in caches), default=UNKNOWN)
+def beyond(caches: tuple[Cache, ...], device: str = "cpu") -> int:
+    """Bytes that no cache keeps while they are read over and over: twice the largest, of the host and of an accelerator."""
+    return 2 * max((*(c.bytes for c in caches), ACCELERATOR if device != "cpu" else 0), default=0) or 2 * UNKNOWN
 
 
 def commit(folder: Path = Path(__file__).parent) -> str:

@@ -21,7 +21,8 @@ MEMORY = "read memory"
 GATHERED = (256, 512, 1024)
 """Bytes of the rows that are read at random."""
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_DTYPES = (torch.float32, torch.bfloat16)
+_SIZE = 2048
 
 
 def gather_name(row: int) -> str:
@@ -51,11 +52,14 @@ class Peak:
     holds: int = 0
 
 
-def torch_peaks(device: torch.device, beyond: int) -> Sequence[Peak]:
-    """By torch's own kernels: `beyond` bytes are more than any cache holds."""
+def torch_peaks(
+    device: torch.device, beyond: int, dtypes: Sequence[torch.dtype] = _DTYPES, size: int = _SIZE
+) -> Sequence[Peak]:
+    """By torch's own kernels: `beyond` bytes are more than any cache holds; products are of `size` rows and columns."""
     buffer = cache(lambda: torch.ones(beyond // 4, device=device))
     gathers = [Peak(gather_name(row), "B/s", partial(_gather, buffer, row)) for row in GATHERED]
-    gemms = [Peak(gemm_name(name), "flop/s", partial(_gemm, device, dtype)) for name, dtype in _DTYPES.items()]
+    names = {gemm_name(str(dtype).removeprefix("torch.")): dtype for dtype in dtypes}
+    gemms = [Peak(name, "flop/s", partial(_gemm, device, dtype, size)) for name, dtype in names.items()]
     return (Peak(MEMORY, "B/s", partial(_read, buffer)), *gathers, *gemms)
 
 
@@ -84,7 +88,7 @@ def _gather(buffer: Callable[[], Tensor], row: int) -> Work:
     return work
 
 
-def _gemm(device: torch.device, dtype: torch.dtype, size: int = 2048) -> Work:
+def _gemm(device: torch.device, dtype: torch.dtype, size: int) -> Work:
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(a)
 

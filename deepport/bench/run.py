@@ -99,7 +99,9 @@ def run(request: Request, listener: Listener) -> Report:
     works = request.works()
     started = backend.start(request.backend)
     device = torch.device(started.device_type, request.index) if started.device_type != "cpu" else torch.device("cpu")
-    beyond = machine.beyond(machine.caches())
+    if device.type != "cpu":
+        torch.accelerator.set_device_index(device)  # whose events and streams are used
+    beyond = machine.beyond(machine.caches(), device.type)
     stopwatch = Stopwatch(started.runtime)
     limits = Limits(peaks(request.backend, device, beyond), stopwatch)
     place = operators.Place(device, stopwatch, limits, beyond, capturing(device))

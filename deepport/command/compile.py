@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from typing import Annotated
 
@@ -90,6 +91,8 @@ def compile(
     with failures(traceback):
         if find_spec("triton") is None:
             raise BackendUnavailable("triton is not installed; pip install 'deepport[triton]'")
+        if os.environ.get("TRITON_INTERPRET") == "1":
+            raise BadInput("TRITON_INTERPRET=1 has kernels interpreted: unset it to compile them")
         if check and update:
             raise BadInput("--check compares with the baseline and --update writes it: give one of them")
         from deepport.command import compiling

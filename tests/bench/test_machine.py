@@ -28,6 +28,7 @@ def test_caches_of_our_own_cores_are_counted_once(tmp_path: Path, monkeypatch: p
         Cache(level="L1", bytes=96 << 10), Cache(level="L2", bytes=4 << 20), Cache(level="L3", bytes=300 << 20)
     )  # fmt: skip
     assert machine.beyond(found) == 600 << 20
+    assert machine.beyond(found[:1], "cuda") == 2 * machine.ACCELERATOR
 
 
 @pytest.mark.parametrize("size", ["", "much", "K", "-1K"])

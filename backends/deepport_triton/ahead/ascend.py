@@ -29,7 +29,7 @@ class Refused(Exception):
 
 
 def compiled(function: Any, job: dict[str, Any], target: dict[str, Any]) -> dict[str, Any]:
-    """Lower a job. There is no code of which anything could be said: it is accepted, or Refused is raised, or what Triton raises."""
+    """Lower a job. There is no code of which anything could be said: accepted, or Refused, or what Triton itself raises."""
     module = _hivm(_linalg(function, job, target["architecture"]), target["architecture"])
     if "llvm.inline_asm" in module:
         raise Refused("inline assembly reaches the device's module, where nobody checks it")
@@ -57,7 +57,8 @@ def _linalg(function: Any, job: dict[str, Any], architecture: str) -> str:
     signature = {n: t for n, t in job["signature"].items() if t != "constexpr"}
     source = ASTSource(fn=function, signature=signature, constants=job["constants"])
     module = source.make_ir(options, compiler.get_codegen_implementation(), compiler.get_module_map(), context)
-    told, stages = {"target": target, "hash": "0", **options.__dict__}, {}
+    stages: dict[str, Any] = {}
+    told = {"target": target, "hash": "0", **options.__dict__}
     compiler.add_stages(stages, options)
     try:
         return str(stages["ttadapter"](stages["ttir"](module, told), told))

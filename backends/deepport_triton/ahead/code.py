@@ -24,11 +24,11 @@ def facts(code: Mapping[str, Any], shared: int, instructions: tuple[str, ...]) -
     fewer are multiplied as matrices, for which every chip has an instruction.
     """
     nvidia = "cubin" in code
-    registers, spills = _of_nvidia(code["cubin"]) if nvidia else _of_amd(code["amdgcn"])
+    registers, spilled = _of_nvidia(code["cubin"]) if nvidia else _of_amd(code["amdgcn"])
     text = code["ptx"] if nvidia else code["amdgcn"]
     return {
         "registers": registers,
-        "spills": spills,
+        "spills": spilled,
         "shared": shared,
         "code": instruction_bytes(code["cubin" if nvidia else "hsaco"]),
         "instructions": [i for i in instructions if re.search(rf"^\s*(?:@\S+ )?{re.escape(i)}", text, re.MULTILINE)],
@@ -39,12 +39,21 @@ def facts(code: Mapping[str, Any], shared: int, instructions: tuple[str, ...]) -
 def _of_nvidia(cubin: bytes) -> tuple[int, int]:
     from triton.backends.nvidia import driver
 
-    tool = Path(driver.__file__).parent / "bin" / "cuobjdump"
+    tools = Path(driver.__file__).parent / "bin"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        said = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True)
-    return dumped(said.stdout)
+        registers, local = dumped(_said(tools / "cuobjdump", "--dump-resource-usage", file.name))
+        return registers, local if local and spills(_said(tools / "nvdisasm", file.name)) else 0
+
+
+def _said(*command: str | Path) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def spills(instructions: str) -> bool:
+    """Whether any instruction goes to local memory: a place on the stack that ptxas has optimised away is kept all the same."""
+    return re.search(r"\b(?:LDL|STL)\b", instructions) is not None
 
 
 def dumped(text: str) -> tuple[int, int]:
@@ -60,8 +69,8 @@ def _of_amd(assembly: str) -> tuple[int, int]:
     found = {name: re.search(rf"^\s*\.{name}:\s*(\d+)", assembly, re.MULTILINE) for name in _AMD}
     if None in found.values():
         raise ValueError("the assembly does not tell what the code uses")
-    registers, spills = (int(match[1]) for match in found.values() if match)
-    return registers, spills
+    registers, scratch = (int(match[1]) for match in found.values() if match)
+    return registers, scratch
 
 
 _AMD = ("vgpr_count", "private_segment_fixed_size")

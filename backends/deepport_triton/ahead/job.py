@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
+from torch import Tensor
+
 from deepport_triton.ahead.target import Target
 from deepport_triton.ahead.trace import Made
 from deepport_triton.launch import Launch
@@ -18,12 +20,15 @@ class Job:
 
     Attributes:
         operator: the first that asks for it.
+        label: its first type and the constants that the kernel chooses itself: `_rms_norm_rows bf16 weighted block=4096`.
         signature: of every parameter its type, `constexpr` for constants.
         constants: also those numbers that are 1, as Triton's own launcher has it.
-        hints: by a parameter's place, what the compiler may assume of it: `D`, that 16 divides it; `S`, less than 2 GiB.
+        hints: by a parameter's place, what the compiler may assume of it: `D`, that 16 divides it; of AMD's tensors `S`, that
+            they are smaller than 2 GiB, or `L`, that they are not.
     """
 
     operator: str
+    label: str
     module: str
     function: str
     signature: dict[str, str]
@@ -38,38 +43,27 @@ class Job:
         words = (self._word(i, name, type) for i, (name, type) in enumerate(self.signature.items()))
         return " ".join((self.function, *words, f"warps={self.warps}", f"stages={self.stages}"))
 
-    @property
-    def label(self) -> str:
-        """The same for people, without what types and hints say: `_rms_norm_rows bf16 weighted block=4096`."""
-        first = next(iter(self.signature.values())).removeprefix("*")
-        return " ".join((self.function, first, *self._constants()))
-
-    def _constants(self) -> Iterator[str]:
-        for name, value in self.constants.items():
-            if value is True:
-                yield name
-            elif value is not False:
-                yield f"{name}={value}"
-
     def _word(self, place: int, name: str, type: str) -> str:
         if type == "constexpr":
             return f"{name}={self.constants[name]}"
         hint = self.hints.get(place, "")
-        expected = type.startswith("*")  # tensors begin where 16 divides their address
-        return type + ("" if ("D" in hint) == expected else "/1" if expected else "/16")
+        if not type.startswith("*"):
+            return f"{type}/16" if "D" in hint else type
+        # Tensors begin where 16 divides their address, and few are of 2 GiB.
+        return type + ("" if "D" in hint else "/1") + ("/large" if "L" in hint else "")
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def jobs(launches: Iterable[Made], targets: Sequence[Target]) -> list[tuple[Job, Target]]:
-    """Every function with every way of calling it, once for each target."""
+def jobs(launches: Iterable[Made], targets: Sequence[Target], brief: bool = False) -> list[tuple[Job, Target]]:
+    """Every function with every way of calling it, once for each target; in brief, once for each label."""
     by_name = {target.name: target for target in targets}
     found: dict[tuple[str, str], tuple[Job, Target]] = {}
     for made in launches:
         target = by_name[made.architecture]
         job = _job(made, target)
-        found.setdefault((job.name, target.name), (job, target))
+        found.setdefault((job.label if brief else job.name, target.name), (job, target))
     return list(found.values())
 
 
@@ -86,8 +80,15 @@ def _job(made: Made, target: Target) -> Job:
     function = launch.kernel.fn
     named = {name: signature[name] for name in launch.kernel.arg_names}
     return Job(
-        made.operator, function.__module__, function.__name__, named, constants, hints, launch.warps, launch.stages
-    )
+        made.operator, _label(launch, named), function.__module__, function.__name__, named, constants, hints,
+        launch.warps, launch.stages,
+    )  # fmt: skip
+
+
+def _label(launch: Launch, signature: dict[str, str]) -> str:
+    first = next(iter(signature.values())).removeprefix("*")
+    words = (n if v is True else f"{n}={v}" for n, v in launch.constants.items() if v is not False)
+    return " ".join((launch.kernel.fn.__name__, first, *words))
 
 
 def _parameters(launch: Launch, target: Target) -> Iterator[tuple[str, tuple[str, Any]]]:
@@ -95,7 +96,9 @@ def _parameters(launch: Launch, target: Target) -> Iterator[tuple[str, tuple[str
     from triton._C.libtriton import native_specialize_impl
 
     for name, value in zip(launch.kernel.arg_names, launch.arguments, strict=False):
-        yield name, native_specialize_impl(_compiler(target), value, False, True, True)
+        type, hint = native_specialize_impl(_compiler(target), value, False, True, True)
+        large = target.compiler == "hip" and isinstance(value, Tensor) and "S" not in hint
+        yield name, (type, f"{hint}L" if large else hint)
 
 
 @cache

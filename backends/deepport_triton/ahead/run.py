@@ -36,7 +36,7 @@ def tasks(kernels: Sequence[Kernel], targets: Sequence[Target], operators: Seque
     accepted = backend.accepted("triton", wanted)
     offered = {target.name: accepted for target in targets}
     some = (["engram"], [torch.bfloat16]) if brief else (list(MODELS), list(DTYPES))
-    return jobs(made(offered, *some), targets)
+    return jobs(made(offered, *some), targets, brief)
 
 
 class Processes:

@@ -5,7 +5,8 @@ Meta tensors have no data to read: a step that can be traced to its end never wa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -132,11 +133,14 @@ def made(
             yield from session.made
 
 
-def steps(model: Transformer, kernels: Kernels) -> Iterator[tuple[str, Noting]]:
-    """A prompt is read and tokens are decoded: each step's name, and what it asked for."""
+def steps(
+    model: Transformer, kernels: Kernels, watched: Callable[[], AbstractContextManager[Any]] = nullcontext
+) -> Iterator[tuple[str, Noting]]:
+    """A prompt is read and tokens are decoded: each step's name, and what it asked for. `watched`: entered around each."""
     with torch.inference_mode():
         cache = model.cache(max(map(len, STEPS.values())), sum(map(max, STEPS.values())), max(map(max, STEPS.values())))
         for of, lengths in STEPS.items():
-            with Noting(kernels) as session:
-                model.step(cache.append({slot: [0] * n for slot, n in enumerate(lengths)}), cache, "last")
+            batch = cache.append({slot: [0] * n for slot, n in enumerate(lengths)})
+            with Noting(kernels) as session, watched():
+                model.step(batch, cache, "last")
             yield of, session
