@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -39,6 +39,7 @@ class Request:
         reference: kernels take turns with the references that they stand for.
         rounds: of each figure, or fewer where time is short.
         seconds: for all measurements; loading is not counted.
+        warm: what streams its weights is timed a second time, with the same ones again and again.
     """
 
     backend: str
@@ -51,14 +52,21 @@ class Request:
     rounds: int
     seconds: float
     command: str = ""
+    warm: bool = False
 
     def works(self) -> list[Work]:
         """Raises BadInput for an operator that does not exist."""
         if self.operators is None:
             return []
         check_operators("--operator", self.operators)
-        found = grid.works(self.dtype)
-        return [w for w in found if w.operator in self.operators] if self.operators else [w for w in found if w.brief]
+        works = grid.works(self.dtype)
+        found = [w for w in works if w.operator in self.operators] if self.operators else [w for w in works if w.brief]
+        return [timed for w in found for timed in ((w, warmed(w)) if self.warm and w.streamed else (w,))]
+
+
+def warmed(work: Work) -> Work:
+    """The same call with what it streams left where it is: in a cache, if one holds it."""
+    return replace(work, label=f"{work.label}, warm", streamed=(), vary=None, row=0)
 
 
 class Listener(Protocol):

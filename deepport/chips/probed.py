@@ -39,7 +39,9 @@ class Prober:
         self._device = torch.device("cpu") if kind == "cpu" else torch.device(kind, index)
         self._caches = machine.caches() if kind == "cpu" else ()
         self._stopwatch = Stopwatch(self.started.runtime)
-        self._limits = Limits(peaks(name, self._device, machine.beyond(machine.caches())), self._stopwatch)
+        self._limits = Limits(
+            peaks(name, self._device, machine.beyond(machine.caches(), self._device.type)), self._stopwatch
+        )
         self._launches: list[float] = []
         self._copies: list[float] = []
 

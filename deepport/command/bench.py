@@ -85,6 +85,14 @@ Seconds = Annotated[
     float,
     typer.Option(metavar="N", min=1, rich_help_panel=_HOW, help="For all measurements; loading a model comes on top."),
 ]
+Warm = Annotated[
+    bool,
+    typer.Option(
+        "--warm",
+        rich_help_panel=_WHAT,
+        help="Also with weights that a cache may hold; without it they come from memory.",
+    ),
+]
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="The whole record, as versioned JSON.")]
 HtmlFile = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="One page with plots, without network.")]
 
@@ -99,6 +107,7 @@ def bench(
     dtype: Dtype = None,
     format: Format = "plain",
     against: Peers = None,
+    warm: Warm = False,
     rounds: Rounds = 7,
     seconds: Seconds = 60.0,
     json: JsonFile = None,
@@ -124,7 +133,7 @@ def bench(
 
         asked = benching.Asked(
             place, names if names or model is None else None, "mini" if not names and model is None else model, dtype,
-            format, *lengths, tokens, others, "reference" in peers, rounds, seconds,
+            format, *lengths, tokens, others, "reference" in peers, rounds, seconds, warm,
         )  # fmt: skip
         raise typer.Exit(benching.bench(asked, json, html))
 

@@ -37,6 +37,7 @@ class Asked:
     reference: bool
     rounds: int
     seconds: float
+    warm: bool
 
     def request(self) -> Request:
         """Raises BadInput for what does not exist."""
@@ -45,7 +46,7 @@ class Asked:
             backend=place.backend, index=place.index, device=place.facts.name, operators=self.operators,
             model=self._whole(self.model) if self.model is not None else None,
             dtype=getattr(torch, self.dtype or "bfloat16"), reference=self.reference, rounds=self.rounds,
-            seconds=self.seconds, command=f"deepport {' '.join(sys.argv[1:])}",
+            seconds=self.seconds, warm=self.warm, command=f"deepport {' '.join(sys.argv[1:])}",
         )  # fmt: skip
 
     def _whole(self, model: str) -> wholes.Asked:

@@ -16,6 +16,7 @@ from deepport.errors import BadInput
 from deepport_triton.ahead import baseline, run, versions
 from deepport_triton.ahead.result import EVIDENCE, Compiled
 from deepport_triton.ahead.target import Target, find
+from deepport_triton.architecture import GAPS
 
 _EVERY = 50
 """Kernels between two lines of progress, where no terminal shows a bar."""
@@ -65,7 +66,7 @@ def compile(asked: Asked) -> int:
         before.take(found.rows, compilers, asked.whole)
         baseline.write(before)
         return 0
-    return int(bool(worse) if asked.check else any(True for row in found.rows for _ in row.faults()))
+    return int(bool(worse) if asked.check else any(row.faults() for row in found.rows))
 
 
 def _baseline(asked: Asked, compilers: dict[str, str]) -> baseline.Baseline:
@@ -132,9 +133,9 @@ def _show(
 def _row(row: Compiled) -> tuple[str, ...]:
     numbers = (row.registers, row.spills, row.shared, row.limit or "", row.code)
     facts = tuple("" if row.reason or not row.code else str(n) for n in numbers)
-    return (
-        row.operator, row.label, row.target, *facts, " ".join(row.instructions), f"{row.seconds:.1f}", "; ".join(row.faults()),
-    )  # fmt: skip
+    known = [str(gap) for gap in GAPS.get(row.target, ()) if gap.operator == row.operator]
+    remarks = "; ".join((*row.faults(), *known) if row.faults() else ())
+    return (row.operator, row.label, row.target, *facts, " ".join(row.instructions), f"{row.seconds:.1f}", remarks)
 
 
 def _summary(targets: Sequence[Target], rows: Sequence[Compiled]) -> Iterator[str]:

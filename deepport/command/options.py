@@ -46,7 +46,8 @@ Soc = Annotated[
     typer.Option(
         metavar="CHIP",
         rich_help_panel=_PLACE,
-        help="Plan for this chip of the device's kind, which need not be there: of npu 910B, 910C or 950.",
+        help="Plan for this chip of the device's kind, which need not be there: of npu 910B, 910C or 950, of cuda sm_90, of rocm "
+        "gfx942.",
     ),
 ]
 Engram = Annotated[

@@ -27,7 +27,7 @@ BEYOND = 1 << 20
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Caches of half a megabyte, so that nothing large is copied or read; and torch's own peaks."""
-    monkeypatch.setattr(machine, "beyond", lambda caches: BEYOND)
+    monkeypatch.setattr(machine, "beyond", lambda caches, device: BEYOND)
     monkeypatch.setattr(run, "peaks", lambda name, device, beyond: fast(device, beyond))
 
 
@@ -90,6 +90,14 @@ def test_operators_by_name_have_all_their_shapes() -> None:
     assert {limit.name for limit in report.limits} >= {MEMORY, "gemm bfloat16", "gather 512 B"}
     assert (report.stopped, report.implausible, report.left_out) == ("", (), ())
     assert report.machine.versions["torch"]
+
+
+def test_what_streams_is_also_timed_warm() -> None:
+    cold = request(operators=("mhc_head",)).works()
+    both = request(operators=("mhc_head",), warm=True).works()
+    assert [w.label for w in both if w.streamed] == [w.label for w in cold]
+    assert [w.label for w in both if not w.streamed] == [f"{w.label}, warm" for w in cold]
+    assert len(request(warm=True).works()) == len(request().works()), "rms_norm streams nothing"
 
 
 def test_a_model_alone(folder: Path) -> None:

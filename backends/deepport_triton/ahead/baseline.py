@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,31 +80,38 @@ def read(path: Path = PLACE) -> Baseline:
     """Raises BadInput for a file that cannot be read as one."""
     try:
         told = json.loads(path.read_text())
-        return Baseline(told["compilers"], {t: dict(map(_parsed, lines)) for t, lines in told["targets"].items()})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        found = Baseline(told["compilers"])
+        for name, by_target in told["jobs"].items():
+            for target, line in by_target.items():
+                found.targets.setdefault(target, {})[name] = _parsed(line)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(
             f"{path}: cannot be read as a baseline ({error}); deepport compile --update writes one"
         ) from None
+    return found
 
 
 def write(found: Baseline, path: Path = PLACE) -> None:
-    """A line for each job, in order, so that a change of one is a change of one line."""
-    targets = (f'  "{t}": [\n{_lines(jobs.items())}\n  ]' for t, jobs in sorted(found.targets.items()))
+    """A line for each job and target, in order, so that a change of one is a change of one line."""
+    jobs: dict[str, dict[str, Kept]] = {}
+    for target, rows in sorted(found.targets.items()):
+        for name, row in rows.items():
+            jobs.setdefault(name, {})[target] = row
     compilers = json.dumps(dict(sorted(found.compilers.items())))
-    path.write_text(f'{{\n "compilers": {compilers},\n "targets": {{\n' + ",\n".join(targets) + "\n }\n}\n")
+    lines = ",\n".join(f" {json.dumps(name)}: {{\n{_lines(by_target)}\n }}" for name, by_target in sorted(jobs.items()))
+    path.write_text(f'{{\n"compilers": {compilers},\n"jobs": {{\n{lines}\n}}\n}}\n')
 
 
-def _lines(jobs: Iterable[tuple[str, Kept]]) -> str:
-    return ",\n".join(f"   {json.dumps([name, *_packed(kept)])}" for name, kept in sorted(jobs))
+def _lines(by_target: Mapping[str, Kept]) -> str:
+    return ",\n".join(f"  {json.dumps(target)}: {json.dumps(_packed(row))}" for target, row in by_target.items())
 
 
-def _packed(kept: Kept) -> list[Any]:
-    return [kept["reason"]] if "reason" in kept else [*(kept[n] for n in _NUMBERS), kept["instructions"]]
+def _packed(row: Kept) -> list[Any]:
+    return [row["reason"]] if "reason" in row else [*(row[n] for n in _NUMBERS), *row["instructions"]]
 
 
-def _parsed(line: list[Any]) -> tuple[str, Kept]:
-    name, *rest = line
-    if len(rest) == 1:
-        return name, {"reason": rest[0]}
-    *numbers, instructions = rest
-    return name, {**dict(zip(_NUMBERS, numbers, strict=True)), "instructions": instructions}
+def _parsed(line: list[Any]) -> Kept:
+    if len(line) == 1:
+        return {"reason": str(line[0])}
+    numbers, instructions = line[: len(_NUMBERS)], line[len(_NUMBERS) :]
+    return {**dict(zip(_NUMBERS, numbers, strict=True)), "instructions": instructions}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -42,19 +42,19 @@ class Compiled:
     instructions: tuple[str, ...] = ()
     product: bool = False
 
-    def faults(self) -> Iterator[str]:
+    def faults(self) -> tuple[str, ...]:
         """Why the target cannot run it well, or at all."""
-        if self.reason:
-            yield f"refused: {self.reason}"
-        if self.spills:
-            yield f"spills {self.spills} bytes"
-        if self.limit and self.shared > self.limit:
-            yield f"needs {self.shared} bytes of shared memory, of {self.limit}"
-        if self.product and not self.instructions:
-            yield "multiplies matrices without a matrix instruction"
+        beyond = bool(self.limit) and self.shared > self.limit
+        found = {
+            f"refused: {self.reason}": bool(self.reason),
+            f"spills {self.spills} bytes": bool(self.spills),
+            f"needs {self.shared} bytes of shared memory, of {self.limit}": beyond,
+            "multiplies matrices without a matrix instruction": self.product and not self.instructions,
+        }
+        return tuple(text for text, wrong in found.items() if wrong)
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self) | {"faults": list(self.faults())}
+        return asdict(self) | {"faults": self.faults()}
 
 
 def result(job: Job, target: Target, answer: Mapping[str, Any]) -> Compiled:
