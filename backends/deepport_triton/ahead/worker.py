@@ -30,17 +30,17 @@ def compiled(job: dict[str, Any], target: dict[str, Any]) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - begin, **found}
 
 
-def _reason(error: Exception) -> str:
-    """Of the pages that compilers write the line that says `error`, or what they found wrong with themselves, else the last.
-
-    Our files are named without the folder that they are in here.
-    """
+def _reason(error: BaseException) -> str:
+    """What the compiler found wrong, of the pages that it writes: its last word but for that it failed, else its own crash."""
+    while error.__cause__ is not None:  # an error inside of functions that are called has their sources around it
+        error = error.__cause__
     text = str(error)
     if crash := re.search(r"Assertion `.*' failed", text):
         return f"the compiler crashes: {crash[0][:_LONGEST]}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    said = next((line for line in lines if "error:" in line), f"{type(error).__name__}: {lines[-1] if lines else ''}")
-    return re.sub(r"[^\s\"']*/(?=deepport_triton/)", "", said)[:_LONGEST]
+    told = [line for line in lines if "error:" in line and "Failed to run" not in line]
+    said = told[-1] if told else f"{type(error).__name__}: {lines[-1] if lines else ''}"
+    return re.sub(r"(?:/[\w.+-]+)*/(?=[\w.+-]+\W?:\d)", "", said)[:_LONGEST]
 
 
 def main(descriptor: int) -> None:

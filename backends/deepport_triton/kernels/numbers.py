@@ -117,7 +117,7 @@ def product(
             there = row_there[:, None] & (column < columns)[None, :]
             found = tl.load(w + begins[:, None] + column[None, :], mask=there, other=0)
             if element == "plain":
-                if own.dtype == tl.float32 or found.dtype == tl.float32:
+                if (own.dtype == tl.float32) | (found.dtype == tl.float32):  # triton-ascend has no `or` of booleans
                     own, found = own.to(tl.float32), found.to(tl.float32)
             elif wide == 1:  # a scale for every column, which is in x's numbers then
                 by = factor(tl.load(scale + column, mask=column < columns, other=0.0), power)
