@@ -49,6 +49,9 @@ FORMATS = ("plain", "mxfp4+fp8", "mxfp4+int8")
 STEPS = {"prefill": (512,), "decode": (1, 1, 1)}
 """New tokens of each sequence, step by step: numbers that are 1, or that 16 divides, are compiled apart from others."""
 
+DEPTH = 8192
+"""Tokens that a cache has room for."""
+
 _ROWS = "fp8_e4m3:1x32"
 
 
@@ -138,7 +141,7 @@ def steps(
 ) -> Iterator[tuple[str, Noting]]:
     """A prompt is read and tokens are decoded: each step's name, and what it asked for. `watched`: entered around each."""
     with torch.inference_mode():
-        cache = model.cache(max(map(len, STEPS.values())), sum(map(max, STEPS.values())), max(map(max, STEPS.values())))
+        cache = model.cache(max(map(len, STEPS.values())), DEPTH, max(map(max, STEPS.values())))
         for of, lengths in STEPS.items():
             batch = cache.append({slot: [0] * n for slot, n in enumerate(lengths)})
             with Noting(kernels) as session, watched():
