@@ -63,7 +63,7 @@ def _linalg(function: Any, job: dict[str, Any], architecture: str) -> str:
     try:
         return str(stages["ttadapter"](stages["ttir"](module, told), told))
     except subprocess.CalledProcessError as error:
-        raise Refused(error.stderr.decode(errors="replace")) from error
+        raise Refused(error.stderr.decode(errors="replace")) from None
 
 
 def _hivm(linalg: str, architecture: str) -> str:
