@@ -35,7 +35,9 @@ class Shape(NamedTuple):
 
 CONFIGURATIONS: Mapping[str, Mapping[str, Shape]] = {
     # 16 heads of 512 channels: in four warps they and their sums are more than a thread's registers.
-    "_attention_token": dict.fromkeys(NVIDIA, Shape(8, 2)) | {"gfx1100": Shape(16, 2)},
+    "_attention_token": dict.fromkeys(("sm_80", "sm_120"), Shape(8, 2))
+    | dict.fromkeys(("sm_90", "sm_100"), Shape(8, 3))
+    | {"gfx1100": Shape(16, 2)},
     # With two stages ptxas saves registers for programs that shared memory does not let in, and spills some.
     "_linear_tile": dict.fromkeys(NVIDIA, Shape(4, 3)),
 }
