@@ -204,10 +204,9 @@ def _computed(started: Started, index: int) -> Finding:
 
 
 def _memory(started: Started, index: int) -> Finding:
-    import torch
+    from deepport.runtime import current
 
-    if index:
-        torch.get_device_module(started.device_type).set_device(index)
+    current(started.device_type, index)
     found = started.runtime.memory()
     text = f"{found.free / 1e9:.3g} of {found.total / 1e9:.3g} GB are free"
     if found.free < found.total / 10:

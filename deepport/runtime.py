@@ -65,6 +65,15 @@ def _set(variable: str) -> bool:
     return os.environ.get(name) == value
 
 
+def current(device_type: str, index: int = 0) -> torch.device:
+    """A device, to which streams, events, memory and kernels belong from here on where they name none."""
+    if device_type == "cpu":
+        return torch.device(device_type)
+    device = torch.device(device_type, index)
+    torch.get_device_module(device).set_device(index)
+    return device
+
+
 class _TorchEvent:
     def __init__(self, module: Any) -> None:
         self._event = module.Event(enable_timing=True)

@@ -25,6 +25,7 @@ from deepport.bench.timing import Budget, Stopwatch
 from deepport.bench.wholes import Asked, Wholes
 from deepport.conformance.run import check_operators
 from deepport.graph import capturing
+from deepport.runtime import current
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,7 @@ def run(request: Request, listener: Listener) -> Report:
     begin, found = time.monotonic(), Found()
     works = request.works()
     started = backend.start(request.backend)
-    device = torch.device(started.device_type, request.index) if started.device_type != "cpu" else torch.device("cpu")
-    if device.type != "cpu":
-        torch.accelerator.set_device_index(device)  # whose events and streams are used
+    device = current(started.device_type, request.index)
     beyond = machine.beyond(machine.caches(), device.type)
     stopwatch = Stopwatch(started.runtime)
     limits = Limits(peaks(request.backend, device, beyond), stopwatch)

@@ -23,6 +23,7 @@ from deepport.op import Operator
 from deepport.policy import Session
 from deepport.probing import printable
 from deepport.record import Record
+from deepport.runtime import current
 from deepport.spec import Case
 
 _SECOND = 1 << 22
@@ -47,8 +48,7 @@ class Bench:
 
     def __init__(self, name: str, index: int) -> None:
         self.started = backend.start(name)
-        kind = self.started.device_type
-        self.device = torch.device(kind) if kind == "cpu" else torch.device(kind, index)
+        self.device = current(self.started.device_type, index)
 
     def offer(self, operator: Operator[..., Any], case: Case, seed: int) -> Offer:
         """Ask every kernel."""

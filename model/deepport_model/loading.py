@@ -11,7 +11,7 @@ import torch
 from deepport import backend
 from deepport.errors import BadInput
 from deepport.pages import well_placed
-from deepport.runtime import HostRuntime
+from deepport.runtime import HostRuntime, current
 from deepport.table import PLACEMENTS, Placement
 from deepport_model.checkpoint import load_weights, read_config, shape_weights
 from deepport_model.config import Config
@@ -104,7 +104,7 @@ def _target(device: str, engram: Placement) -> Target:
     if index and not index.isdecimal():
         raise BadInput(f"device {device!r}: what follows the colon is a device number, as in {name}:0")
     started = backend.start(backend.choose(name))
-    return Target(started, torch.device(f"{started.device_type}:{index}" if index else started.device_type), engram)
+    return Target(started, current(started.device_type, int(index or 0)), engram)
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 
@@ -24,6 +25,12 @@ def test_backends_and_doctor_show_it_as_simulated(sim: Run) -> None:
     assert told.returncode == 0, told.stdout
     assert "deepport run --device sim:1 works here (simulated)" in told.stdout
     assert "evidence of no chip" in told.stdout
+
+
+def test_memory_is_that_of_the_device_that_was_named(sim: Run) -> None:
+    told = sim("-m", "deepport.run", "--device", "sim:1", "--model", "tiny", "--random-prompt", "4", "--json")
+    assert told.returncode == 0, told.stderr
+    assert json.loads(told.stdout)["peak_memory_bytes"] > 0
 
 
 def test_it_is_never_chosen_by_itself(sim: Run) -> None:
