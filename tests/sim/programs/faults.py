@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import tempfile
+from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,8 +67,11 @@ FAULTS = {
 }  # fmt: skip
 
 
+PACKAGES = ("deepport", "deepport_model", "deepport_sim")
+
+
 def copied(folder: Path) -> None:
-    for package in ("deepport", "deepport_model", "deepport_sim"):
+    for package in PACKAGES:
         spec = find_spec(package)
         assert spec is not None and spec.origin is not None
         shutil.copytree(Path(spec.origin).parent, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -108,6 +112,10 @@ def attempt(folder: Path) -> dict[str, Any]:
         os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
         sys.dont_write_bytecode = True
         sys.path[:0] = [str(folder), str(Path(__file__).parent)]
+        sys.meta_path.insert(0, PathFinder)  # an editable installation's finder would come before the path
+        assert all(str(spec.origin).startswith(str(folder)) for spec in map(find_spec, PACKAGES) if spec), (
+            "the copy is not in use"
+        )
         told.write_text(json.dumps(step_by_step()))
         os._exit(0)
     _, status = os.waitpid(child, 0)
