@@ -17,6 +17,7 @@ from deepport.bench.timing import Stopwatch
 from deepport.chips.profile import Arithmetic, Number, Profile, Source
 from deepport.graph import Repeated
 from deepport.policy import Session
+from deepport.runtime import current
 
 SOURCE = "probe"
 _CALLS = 256
@@ -35,13 +36,11 @@ class Prober:
     def __init__(self, name: str, index: int, device: str) -> None:
         self.backend, self.name = name, device
         self.started = backend.start(name)
-        kind = self.started.device_type
-        self._device = torch.device("cpu") if kind == "cpu" else torch.device(kind, index)
-        self._caches = machine.caches() if kind == "cpu" else ()
+        self._device = current(self.started.device_type, index)
+        caches = machine.caches()
+        self._caches = caches if self._device.type == "cpu" else ()
         self._stopwatch = Stopwatch(self.started.runtime)
-        self._limits = Limits(
-            peaks(name, self._device, machine.beyond(machine.caches(), self._device.type)), self._stopwatch
-        )
+        self._limits = Limits(peaks(name, self._device, machine.beyond(caches, self._device.type)), self._stopwatch)
         self._launches: list[float] = []
         self._copies: list[float] = []
 
