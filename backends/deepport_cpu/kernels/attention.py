@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from deepport.fit import dtypes, floats, gradients, paired, shapes
-from deepport.kernel import Kernel, Signature, Support, no
+from deepport.fit import calls, floats, gradients, paired, shapes
+from deepport.kernel import Kernel, Signature, Support
 from deepport_cpu.native import asked, call, dense, like, of_result
 
 
@@ -52,25 +52,11 @@ def _paging(pages: Tensor | None, table: Tensor | None) -> tuple[int, int, int]:
     return (0, 1, 0) if pages is None or table is None else (pages.shape[0], pages.shape[1], table.shape[1])
 
 
-def _sparse_attention(signature: Signature) -> Support:
-    wide, narrow = torch.int64, torch.int32
-    compressed = [t for t in (signature["compressed_pages"], signature["compressed_table"]) if t is not None]
-    if compressed and (signature["ratio"] < 1 or any(0 in t.shape for t in compressed)):
-        return no("attribute", "the reference refuses such a call")
-    return floats(signature, "q", "window_pages", "compressed_pages") and dtypes(
-        signature, window_table=narrow, compressed_table=narrow, indices=narrow, sink=torch.float32, positions=wide,
-        cu_seqlens=narrow,
-    ) and shapes(
-        signature, q="T H D", window_pages="P page D", window_table="B M", compressed_pages="C entries D",
-        compressed_table="B N", indices="T K", sink="H", positions="T", cu_seqlens="B+1",
-    )  # fmt: skip
-
-
 def _sparse_attention_backward(signature: Signature) -> Support:
     if not (found := paired(signature, 2, 4)):
         return found
     named = gradients(signature, "d_o", "d_lse")  # of lse there is none: it is not read
-    return _sparse_attention(named) and floats(named, "q", "d_o") and shapes(named, q="T H D", d_o="T H D")
+    return calls.sparse_attention(named) and floats(named, "q", "d_o") and shapes(named, q="T H D", d_o="T H D")
 
 
 def index_topk(
@@ -84,19 +70,8 @@ def index_topk(
     return ids
 
 
-def _index_topk(signature: Signature) -> Support:
-    wide, narrow = torch.int64, torch.int32
-    if signature["ratio"] < 1:
-        return no("attribute", "the reference refuses such a call")
-    return (
-        floats(signature, "q", "pages")
-        and dtypes(signature, weights=torch.float32, table=narrow, positions=wide, cu_seqlens=narrow)
-        and shapes(signature, q="T H D", weights="T H", pages="P page D", table="B M", positions="T", cu_seqlens="B+1")
-    )
-
-
 KERNELS = (
-    Kernel("sparse_attention", "native", sparse_attention, _sparse_attention),
+    Kernel("sparse_attention", "native", sparse_attention, calls.sparse_attention),
     Kernel("sparse_attention_backward", "native", sparse_attention_backward, _sparse_attention_backward),
-    Kernel("index_topk", "native", index_topk, _index_topk),
+    Kernel("index_topk", "native", index_topk, calls.index_topk),
 )

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from deepport.fit import dtypes, in_place, shapes
-from deepport.kernel import Kernel, Signature, Support, no
+from deepport.fit import calls, in_place
+from deepport.kernel import Kernel, Signature, Support
 from deepport_cpu.native import call, dense
 
 
@@ -22,20 +22,11 @@ def write_pages(pages: Tensor, table: Tensor, values: Tensor, positions: Tensor,
     return written
 
 
-def _write(signature: Signature) -> Support:
-    pages, values = signature["pages"].dtype, signature["values"].dtype
-    if pages != values:
-        return no("dtype", f"pages are {pages} and values {values}; the kernel copies")
-    return dtypes(signature, table=torch.int32, positions=torch.int64, cu_seqlens=torch.int32) and shapes(
-        signature, pages="P page D", table="B M", values="T D", positions="T", cu_seqlens="B+1"
-    )
-
-
 def _write_in_place(signature: Signature) -> Support:
-    return in_place(signature, "pages") and _write(signature)
+    return in_place(signature, "pages") and calls.write_pages(signature)
 
 
 KERNELS = (
     Kernel("write_pages_", "native", write_pages_, _write_in_place, mutates=("pages",)),
-    Kernel("write_pages", "native", write_pages, _write),
+    Kernel("write_pages", "native", write_pages, calls.write_pages),
 )

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from deepport.fit import dtypes, floats, in_place, shapes
-from deepport.kernel import Kernel, Signature, Support, no
+from deepport.fit import calls, in_place
+from deepport.kernel import Kernel, Signature, Support
 from deepport_cpu.native import call, dense
 
 
@@ -32,25 +32,11 @@ def compress_kv(
     return *found, carried
 
 
-def _compress(signature: Signature) -> Support:
-    if signature["ratio"] < 1 or (signature["overlap"] and signature["kv"].shape[-1] % 2):
-        return no("attribute", "the reference refuses such a call")
-    return (
-        floats(signature, "kv", "gate")
-        and dtypes(signature, position_bias=torch.float32, state=torch.float32)
-        and dtypes(signature, slots=torch.int32, positions=torch.int64, cu_seqlens=torch.int32)
-        and shapes(
-            signature, kv="T C", gate="T C", position_bias="ratio C", state="S (1+overlap)*ratio 2*C", slots="B",
-            positions="T", cu_seqlens="B+1",
-        )
-    )  # fmt: skip
-
-
 def _compress_in_place(signature: Signature) -> Support:
-    return in_place(signature, "state") and _compress(signature)
+    return in_place(signature, "state") and calls.compress_kv(signature)
 
 
 KERNELS = (
     Kernel("compress_kv_", "native", compress_kv_, _compress_in_place, mutates=("state",)),
-    Kernel("compress_kv", "native", compress_kv, _compress),
+    Kernel("compress_kv", "native", compress_kv, calls.compress_kv),
 )

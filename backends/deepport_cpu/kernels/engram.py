@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from deepport.fit import dtypes, floats, in_place, shapes
+from deepport.fit import calls, in_place
 from deepport.kernel import Kernel, Signature, Support, no
 from deepport_cpu.native import call, dense, like
 
@@ -23,24 +23,6 @@ def engram_hash(
     return rows
 
 
-def _hash(signature: Signature) -> Support:
-    whole = ("ids", "history", "multipliers", "moduli", "offsets")
-    return (
-        dtypes(signature, **dict.fromkeys(whole, torch.int64))
-        and dtypes(signature, cu_seqlens=torch.int32, dead=torch.bool)
-        and shapes(
-            signature,
-            ids="T",
-            dead="T",
-            moduli="L N H",
-            offsets="L N H",
-            multipliers="L N+1",
-            history="B N",
-            cu_seqlens="B+1",
-        )
-    )
-
-
 def engram_gate(
     hidden: Tensor, key: Tensor, value: Tensor, w_h: Tensor, w_k: Tensor, eps: float, clamp: float, zero: str
 ) -> Tensor:
@@ -53,11 +35,7 @@ def engram_gate(
 def _gate(signature: Signature) -> Support:
     if signature["zero"] not in _ZERO:
         return no("attribute", "the reference refuses such a call")
-    return (
-        floats(signature, "hidden", "key", "value")
-        and dtypes(signature, w_h=torch.float32, w_k=torch.float32)
-        and shapes(signature, hidden="T n C", key="T n C", value="T C", w_h="n C", w_k="n C")
-    )
+    return calls.engram_gate(signature)
 
 
 def engram_conv_(
@@ -80,31 +58,13 @@ def engram_conv(
     return engram_conv_(gated, w_norm, w_conv, carried, slots, cu_seqlens, dilation, eps), carried
 
 
-def _conv(signature: Signature) -> Support:
-    return (
-        floats(signature, "gated")
-        and floats(signature, "w_conv")
-        and dtypes(signature, w_norm=torch.float32, state=torch.float32)
-        and dtypes(signature, slots=torch.int32, cu_seqlens=torch.int32)
-        and shapes(
-            signature,
-            gated="T n C",
-            w_norm="n C",
-            w_conv="n*C K",
-            state="S (K-1)*dilation n*C",
-            slots="B",
-            cu_seqlens="B+1",
-        )
-    )
-
-
 def _conv_in_place(signature: Signature) -> Support:
-    return in_place(signature, "state") and _conv(signature)
+    return in_place(signature, "state") and calls.engram_conv(signature)
 
 
 KERNELS = (
-    Kernel("engram_hash", "native", engram_hash, _hash),
+    Kernel("engram_hash", "native", engram_hash, calls.engram_hash),
     Kernel("engram_gate", "native", engram_gate, _gate),
     Kernel("engram_conv_", "native", engram_conv_, _conv_in_place, mutates=("state",)),
-    Kernel("engram_conv", "native", engram_conv, _conv),
+    Kernel("engram_conv", "native", engram_conv, calls.engram_conv),
 )

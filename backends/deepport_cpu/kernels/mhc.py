@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from deepport.fit import dtypes, floats, shapes
-from deepport.kernel import Kernel, Signature, Support
+from deepport.fit import calls
+from deepport.kernel import Kernel
 from deepport_cpu.native import call, dense, like
 
 
@@ -34,28 +34,8 @@ def mhc_post(y: Tensor, streams: Tensor, post: Tensor, comb: Tensor) -> Tensor:
     return mixed
 
 
-def _pre(signature: Signature) -> Support:
-    return _collapse(signature) and shapes(signature, streams="T n C", fn="(2+n)*n n*C", scale="3", base="(2+n)*n")
-
-
-def _head(signature: Signature) -> Support:
-    return _collapse(signature) and shapes(signature, streams="T n C", fn="n n*C", scale="1", base="n")
-
-
-def _collapse(signature: Signature) -> Support:
-    return floats(signature, "streams") and dtypes(signature, fn=torch.float32, scale=torch.float32, base=torch.float32)
-
-
-def _post(signature: Signature) -> Support:
-    return (
-        floats(signature, "y", "streams")
-        and dtypes(signature, post=torch.float32, comb=torch.float32)
-        and shapes(signature, y="T C", streams="T n C", post="T n", comb="T n n")
-    )
-
-
 KERNELS = (
-    Kernel("mhc_pre", "native", mhc_pre, _pre),
-    Kernel("mhc_head", "native", mhc_head, _head),
-    Kernel("mhc_post", "native", mhc_post, _post),
+    Kernel("mhc_pre", "native", mhc_pre, calls.mhc_pre),
+    Kernel("mhc_head", "native", mhc_head, calls.mhc_head),
+    Kernel("mhc_post", "native", mhc_post, calls.mhc_post),
 )

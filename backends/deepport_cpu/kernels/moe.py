@@ -5,7 +5,7 @@ from math import inf
 import torch
 from torch import Tensor
 
-from deepport.fit import dtypes, floats, shapes
+from deepport.fit import calls
 from deepport.kernel import YES, Kernel, Signature, Support, no
 from deepport.ops.moe import SCORING
 from deepport_cpu.native import call, dense, like
@@ -36,12 +36,8 @@ def _route(signature: Signature) -> Support:
         return no("attribute", "the reference refuses such a call")
     if table is not None and signature["bias"] is not None:
         return no("attribute", "there is no bias beside a table")
-    return (
-        floats(signature, "logits")
-        and dtypes(signature, bias=torch.float32)
-        and dtypes(signature, table=torch.int64, input_ids=torch.int64)
-        and shapes(signature, logits="T E", bias="E", table="V k", input_ids="T")
-        and (YES if k <= signature["logits"].shape[1] else no("shape", f"there are not {k} experts to choose"))
+    return calls.route(signature) and (
+        YES if k <= signature["logits"].shape[1] else no("shape", f"there are not {k} experts to choose")
     )
 
 
@@ -53,24 +49,11 @@ def moe_dispatch(x: Tensor, ids: Tensor, experts: int) -> tuple[Tensor, Tensor, 
     return rows, offsets, inverse
 
 
-def _moe_dispatch(signature: Signature) -> Support:
-    return dtypes(signature, ids=torch.int32) and shapes(signature, x="T C", ids="T k")
-
-
 def moe_combine(y: Tensor, weights: Tensor, inverse: Tensor, ids: Tensor) -> Tensor:
     (tokens, k), (rows, width) = weights.shape, y.shape
     out = torch.empty(tokens, width, dtype=y.dtype)
     call.moe_combine(dense(y), dense(weights), dense(inverse), dense(ids), out, y.dtype, rows, tokens, k, width)
     return out
-
-
-def _moe_combine(signature: Signature) -> Support:
-    return (
-        floats(signature, "y")
-        and dtypes(signature, weights=torch.float32)
-        and dtypes(signature, inverse=torch.int32, ids=torch.int32)
-        and shapes(signature, weights="T k", y="R C", inverse="T k", ids="T k")
-    )
 
 
 def swiglu(gate: Tensor, up: Tensor, limit: float | None = None) -> Tensor:
@@ -79,13 +62,9 @@ def swiglu(gate: Tensor, up: Tensor, limit: float | None = None) -> Tensor:
     return y
 
 
-def _swiglu(signature: Signature) -> Support:
-    return floats(signature, "gate", "up") and shapes(signature, gate="...", up="...")
-
-
 KERNELS = (
     Kernel("route", "native", route, _route),
-    Kernel("moe_dispatch", "native", moe_dispatch, _moe_dispatch),
-    Kernel("moe_combine", "native", moe_combine, _moe_combine),
-    Kernel("swiglu", "native", swiglu, _swiglu),
+    Kernel("moe_dispatch", "native", moe_dispatch, calls.moe_dispatch),
+    Kernel("moe_combine", "native", moe_combine, calls.moe_combine),
+    Kernel("swiglu", "native", swiglu, calls.swiglu),
 )

@@ -1,10 +1,9 @@
 """Normalisation (`csrc/cpu/norm.h`)."""
 
-import torch
 from torch import Tensor
 
-from deepport.fit import dtypes, floats, shapes
-from deepport.kernel import Kernel, Signature, Support
+from deepport.fit import calls
+from deepport.kernel import Kernel
 from deepport_cpu.native import call, dense, like
 
 
@@ -14,10 +13,4 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tens
     return y
 
 
-def _rms_norm(signature: Signature) -> Support:
-    return (
-        floats(signature, "x") and dtypes(signature, weight=torch.float32) and shapes(signature, x="... D", weight="D")
-    )
-
-
-KERNELS = (Kernel("rms_norm", "native", rms_norm, _rms_norm),)
+KERNELS = (Kernel("rms_norm", "native", rms_norm, calls.rms_norm),)

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from deepport.fit import dtypes, floats, shapes
+from deepport.fit import calls
 from deepport.kernel import Kernel, Signature, Support, no
 from deepport_triton import interpreting
 from deepport_triton.kernels.elementwise import ACTIVATIONS
@@ -196,19 +196,9 @@ def _capacity(pages: Tensor, table: Tensor) -> int:
 
 
 def _sparse_attention(signature: Signature) -> Support:
-    wide, narrow = torch.int64, torch.int32
-    compressed = [t for t in (signature["compressed_pages"], signature["compressed_table"]) if t is not None]
-    if compressed and (signature["ratio"] < 1 or any(0 in t.shape for t in compressed)):
-        return no("attribute", "the reference refuses such a call")
     if signature["cu_seqlens"].shape[0] < 2:
         return no("shape", "there are no sequences")
-    return floats(signature, "q", "window_pages", "compressed_pages", of=ACTIVATIONS) and dtypes(
-        signature, window_table=narrow, compressed_table=narrow, indices=narrow, sink=torch.float32, positions=wide,
-        cu_seqlens=narrow,
-    ) and shapes(
-        signature, q="T H D", window_pages="P page D", window_table="B M", compressed_pages="C entries D",
-        compressed_table="B N", indices="T K", sink="H", positions="T", cu_seqlens="B+1",
-    )  # fmt: skip
+    return calls.sparse_attention(signature, ACTIVATIONS)
 
 
 KERNELS = (Kernel("sparse_attention", "triton", sparse_attention, _sparse_attention),)

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from deepport.fit import dtypes, in_place, shapes
+from deepport.fit import calls, in_place
 from deepport.kernel import Kernel, Signature, Support, no
 from deepport_triton.checks import check_within, checked
 from deepport_triton.kernels.numbers import bits
@@ -48,14 +48,9 @@ def write_pages(pages: Tensor, table: Tensor, values: Tensor, positions: Tensor,
 
 
 def _write(signature: Signature) -> Support:
-    pages, values = signature["pages"].dtype, signature["values"].dtype
-    if pages != values:
-        return no("dtype", f"pages are {pages} and values {values}; the kernel copies")
     if not signature["table"].shape[0]:
         return no("shape", "there are no sequences")
-    return dtypes(signature, table=torch.int32, positions=torch.int64, cu_seqlens=torch.int32) and shapes(
-        signature, pages="P page D", table="B M", values="T D", positions="T", cu_seqlens="B+1"
-    )
+    return calls.write_pages(signature)
 
 
 def _write_in_place(signature: Signature) -> Support:

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from deepport.fit import dtypes, floats, in_place, shapes
+from deepport.fit import calls, in_place
 from deepport.kernel import Kernel, Signature, Support, no
 from deepport_triton.kernels.elementwise import ACTIVATIONS
 from deepport_triton.launch import launch
@@ -189,19 +189,9 @@ def compress_kv(
 
 
 def _compress(signature: Signature) -> Support:
-    if signature["ratio"] < 1 or (signature["overlap"] and signature["kv"].shape[-1] % 2):
-        return no("attribute", "the reference refuses such a call")
     if not signature["slots"].shape[0]:
         return no("shape", "there are no sequences")
-    return (
-        floats(signature, "kv", "gate", of=ACTIVATIONS)
-        and dtypes(signature, position_bias=torch.float32, state=torch.float32)
-        and dtypes(signature, slots=torch.int32, positions=torch.int64, cu_seqlens=torch.int32)
-        and shapes(
-            signature, kv="T C", gate="T C", position_bias="ratio C", state="S (1+overlap)*ratio 2*C", slots="B",
-            positions="T", cu_seqlens="B+1",
-        )
-    )  # fmt: skip
+    return calls.compress_kv(signature, ACTIVATIONS)
 
 
 def _compress_in_place(signature: Signature) -> Support:

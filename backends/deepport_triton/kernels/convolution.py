@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from deepport.fit import dtypes, floats, in_place, shapes
+from deepport.fit import calls, in_place
 from deepport.kernel import Kernel, Signature, Support, no
 from deepport_triton.kernels.elementwise import ACTIVATIONS
 from deepport_triton.kernels.ragged import sequence_of
@@ -120,21 +120,7 @@ def engram_conv(
 def _conv(signature: Signature) -> Support:
     if not signature["slots"].shape[0]:
         return no("shape", "there are no sequences")
-    return (
-        floats(signature, "gated", of=ACTIVATIONS)
-        and floats(signature, "w_conv", of=ACTIVATIONS)
-        and dtypes(signature, w_norm=torch.float32, state=torch.float32)
-        and dtypes(signature, slots=torch.int32, cu_seqlens=torch.int32)
-        and shapes(
-            signature,
-            gated="T n C",
-            w_norm="n C",
-            w_conv="n*C K",
-            state="S (K-1)*dilation n*C",
-            slots="B",
-            cu_seqlens="B+1",
-        )
-    )
+    return calls.engram_conv(signature, ACTIVATIONS)
 
 
 def _conv_in_place(signature: Signature) -> Support:

@@ -5,8 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from deepport.fit import dtypes, floats, shapes
-from deepport.kernel import Kernel, Signature, Support, no
+from deepport.fit import calls
+from deepport.kernel import Kernel, Signature, Support
 from deepport_triton.launch import launch
 
 ACTIVATIONS = (torch.float32, torch.float16, torch.bfloat16)
@@ -34,11 +34,7 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tens
 
 
 def _rms_norm(signature: Signature) -> Support:
-    return (
-        floats(signature, "x", of=ACTIVATIONS)
-        and dtypes(signature, weight=torch.float32)
-        and shapes(signature, x="... D", weight="D")
-    )
+    return calls.rms_norm(signature, ACTIVATIONS)
 
 
 @triton.jit
@@ -71,11 +67,7 @@ def rotary(x: Tensor, cos: Tensor, sin: Tensor, inverse: bool = False) -> Tensor
 
 
 def _rotary(signature: Signature) -> Support:
-    known = floats(signature, "x", of=ACTIVATIONS) and dtypes(signature, cos=torch.float32, sin=torch.float32)
-    if known := known and shapes(signature, x="T ... D", cos="T R", sin="T R"):
-        channels, pairs = signature["x"].shape[-1], signature["cos"].shape[-1]
-        return known if 2 * pairs <= channels else no("shape", f"{channels} channels are not {pairs} pairs")
-    return known
+    return calls.rotary(signature, ACTIVATIONS)
 
 
 @triton.jit
@@ -108,7 +100,7 @@ def swiglu(gate: Tensor, up: Tensor, limit: float | None = None) -> Tensor:
 
 
 def _swiglu(signature: Signature) -> Support:
-    return floats(signature, "gate", "up", of=ACTIVATIONS) and shapes(signature, gate="...", up="...")
+    return calls.swiglu(signature, ACTIVATIONS)
 
 
 KERNELS = (

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from deepport.fit import dtypes, floats, shapes
+from deepport.fit import calls
 from deepport.kernel import Kernel, Signature, Support, no
 from deepport_triton.kernels.elementwise import ACTIVATIONS
 from deepport_triton.kernels.ragged import sequence_of
@@ -68,19 +68,9 @@ def engram_hash(
 
 
 def _hash(signature: Signature) -> Support:
-    wide = dict.fromkeys(("ids", "history", "multipliers", "moduli", "offsets"), torch.int64)
     if not signature["history"].shape[0]:
         return no("shape", "there are no sequences")
-    return dtypes(signature, **wide, cu_seqlens=torch.int32, dead=torch.bool) and shapes(
-        signature,
-        moduli="L O H",
-        offsets="L O H",
-        multipliers="L O+1",
-        history="B O",
-        cu_seqlens="B+1",
-        ids="T",
-        dead="T",
-    )
+    return calls.engram_hash(signature)
 
 
 @triton.jit
@@ -130,11 +120,7 @@ def engram_gate(
 def _gate(signature: Signature) -> Support:
     if signature["zero"] not in ("half", "copysign", "positive"):
         return no("attribute", f"no convention for zero is called {signature['zero']!r}")
-    return (
-        floats(signature, "hidden", "key", "value", of=ACTIVATIONS)
-        and dtypes(signature, w_h=torch.float32, w_k=torch.float32)
-        and shapes(signature, hidden="T n C", key="T n C", value="T C", w_h="n C", w_k="n C")
-    )
+    return calls.engram_gate(signature, ACTIVATIONS)
 
 
 KERNELS = (

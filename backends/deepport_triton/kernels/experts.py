@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from deepport import formats
-from deepport.fit import dtypes, floats, packing, shapes
+from deepport.fit import calls, dtypes, floats, packing, shapes
 from deepport.kernel import Kernel, Signature, Support, no
 from deepport_triton.kernels.elementwise import ACTIVATIONS, clamped_swiglu, unbounded
 from deepport_triton.kernels.linear import grouped_linear, tile, tile_of, tiles
@@ -70,10 +70,6 @@ def moe_dispatch(x: Tensor, ids: Tensor, experts: int) -> tuple[Tensor, Tensor, 
     return rows, offsets, inverse
 
 
-def _dispatch(signature: Signature) -> Support:
-    return dtypes(signature, ids=torch.int32) and shapes(signature, x="T C", ids="T k")
-
-
 @triton.jit
 def _gate_up_tile(
     x, w, scale, order, offsets, y, count, experts, k, hidden, columns, packed, scales, limit,
@@ -133,6 +129,6 @@ def _experts(signature: Signature) -> Support:
 
 
 KERNELS = (
-    Kernel("moe_dispatch", "triton", moe_dispatch, _dispatch),
+    Kernel("moe_dispatch", "triton", moe_dispatch, calls.moe_dispatch),
     Kernel("moe_experts", "triton", moe_experts, _experts),
 )

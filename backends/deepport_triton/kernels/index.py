@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from deepport.fit import dtypes, floats, shapes
+from deepport.fit import calls
 from deepport.kernel import Kernel, Signature, Support, no
 from deepport_triton import interpreting
 from deepport_triton.kernels.attention import entries
@@ -129,15 +129,9 @@ def index_topk(
 
 
 def _index_topk(signature: Signature) -> Support:
-    if signature["ratio"] < 1:
-        return no("attribute", "the reference refuses such a call")
     if signature["cu_seqlens"].shape[0] < 2:
         return no("shape", "there are no sequences")
-    return (
-        floats(signature, "q", "pages", of=ACTIVATIONS)
-        and dtypes(signature, weights=torch.float32, table=torch.int32, positions=torch.int64, cu_seqlens=torch.int32)
-        and shapes(signature, q="T H D", weights="T H", pages="P page D", table="B M", positions="T", cu_seqlens="B+1")
-    )
+    return calls.index_topk(signature, ACTIVATIONS)
 
 
 KERNELS = (Kernel("index_topk", "triton", index_topk, _index_topk),)

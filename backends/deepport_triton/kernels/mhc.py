@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from deepport.fit import dtypes, floats, shapes
+from deepport.fit import calls
 from deepport.kernel import Kernel, Signature, Support
 from deepport_triton.kernels.elementwise import ACTIVATIONS
 from deepport_triton.launch import launch
@@ -100,13 +100,7 @@ def _block(width: int) -> int:
 
 
 def _pre(signature: Signature) -> Support:
-    return _collapsed(signature) and shapes(signature, streams="T n C", fn="(2+n)*n n*C", scale="3", base="(2+n)*n")
-
-
-def _collapsed(signature: Signature) -> Support:
-    return floats(signature, "streams", of=ACTIVATIONS) and dtypes(
-        signature, fn=torch.float32, scale=torch.float32, base=torch.float32
-    )
+    return calls.mhc_pre(signature, ACTIVATIONS)
 
 
 @triton.jit
@@ -130,7 +124,7 @@ def mhc_head(streams: Tensor, fn: Tensor, scale: Tensor, base: Tensor, eps: floa
 
 
 def _head(signature: Signature) -> Support:
-    return _collapsed(signature) and shapes(signature, streams="T n C", fn="n n*C", scale="1", base="n")
+    return calls.mhc_head(signature, ACTIVATIONS)
 
 
 @triton.jit
@@ -159,11 +153,7 @@ def mhc_post(y: Tensor, streams: Tensor, post: Tensor, comb: Tensor) -> Tensor:
 
 
 def _post(signature: Signature) -> Support:
-    return (
-        floats(signature, "y", "streams", of=ACTIVATIONS)
-        and dtypes(signature, post=torch.float32, comb=torch.float32)
-        and shapes(signature, y="T C", streams="T n C", post="T n", comb="T n n")
-    )
+    return calls.mhc_post(signature, ACTIVATIONS)
 
 
 KERNELS = (

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from deepport.fit import dtypes, floats, shapes
+from deepport.fit import calls
 from deepport.kernel import Kernel, Signature, Support, no
 from deepport_triton.kernels.elementwise import ACTIVATIONS
 from deepport_triton.launch import launch
@@ -99,11 +99,7 @@ def _route(signature: Signature) -> Support:
         return no("attribute", "the reference refuses such a call")
     if not 0 < signature["k"] <= signature["logits"].shape[-1]:
         return no("attribute", f"k is {signature['k']}, of {signature['logits'].shape[-1]} experts")
-    return (
-        floats(signature, "logits", of=ACTIVATIONS)
-        and dtypes(signature, bias=torch.float32, table=torch.int64, input_ids=torch.int64)
-        and shapes(signature, logits="T E", bias="E", table="V k", input_ids="T")
-    )
+    return calls.route(signature, ACTIVATIONS)
 
 
 @triton.jit
@@ -129,11 +125,7 @@ def moe_combine(y: Tensor, weights: Tensor, inverse: Tensor, ids: Tensor) -> Ten
 
 
 def _combine(signature: Signature) -> Support:
-    return (
-        floats(signature, "y", of=ACTIVATIONS)
-        and dtypes(signature, weights=torch.float32, inverse=torch.int32, ids=torch.int32)
-        and shapes(signature, ids="T k", weights="T k", inverse="T k", y="R C")
-    )
+    return calls.moe_combine(signature, ACTIVATIONS)
 
 
 KERNELS = (
