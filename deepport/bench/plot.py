@@ -10,7 +10,7 @@ from matplotlib.figure import Figure as Canvas
 
 from deepport.bench.peak import MEMORY
 from deepport.bench.result import Report
-from deepport.report.drawing import BAD, GAP, GOOD, INK, LINE, MUTED, drawing, svg
+from deepport.report.drawing import BAD, GAP, GOOD, INK, MUTED, drawing, frame, svg
 from deepport.report.words import duration, printable
 
 _COLOURS = (BAD, GAP, MUTED)
@@ -36,7 +36,7 @@ def roofline(report: Report) -> str:
                 label="cold" if cold else "warm: may lie in a cache, and pass the slope",
             )  # fmt: skip
         axes.legend(loc="lower right", frameon=False, labelcolor=MUTED)
-        _frame(axes, "flop a byte", "flop/s")
+        frame(axes, "flop a byte", "flop/s")
         return svg(canvas, "Arithmetic a second by arithmetic a byte, under the limits of this device")
 
 
@@ -76,7 +76,7 @@ def bars(report: Report) -> str:
         axes.axvline(1.0, color=GOOD, linewidth=1.2)
         axes.set_ylim(len(figures) - 0.4, -0.6)
         axes.legend(loc="lower right", frameon=False, labelcolor=MUTED)
-        _frame(axes, "a peer's time over ours; the line is ours", "")
+        frame(axes, "a peer's time over ours; the line is ours", "")
         return svg(canvas, "Peers' times over ours")
 
 
@@ -100,16 +100,5 @@ def depths(report: Report) -> str:
         axes.set_xticks([p[0] for p in lines["deepport"]], [f"{p[0]:,}" for p in lines["deepport"]])
         axes.set_ylim(0)
         axes.set_yticks(axes.get_yticks(), [duration(t) if t > 0 else "0" for t in axes.get_yticks()])
-        _frame(axes, "tokens before", "one token")
+        frame(axes, "tokens before", "one token")
         return svg(canvas, "Time of a decoded token by the tokens before it")
-
-
-def _frame(axes: Axes, x: str, y: str) -> None:
-    axes.set_xlabel(x, color=MUTED)
-    axes.set_ylabel(y, color=MUTED)
-    axes.minorticks_off()
-    axes.tick_params(length=0, pad=6, labelcolor=MUTED)
-    axes.grid(visible=True, color=LINE, linewidth=0.6)
-    axes.set_axisbelow(True)
-    for spine in axes.spines.values():
-        spine.set_visible(False)

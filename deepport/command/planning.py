@@ -19,6 +19,8 @@ from deepport.errors import BadInput
 
 if TYPE_CHECKING:
     from deepport.paper import OnPaper
+    from deepport.planning.check import Checked
+    from deepport.planning.plan import Plan
 
 EXAMPLES = f"""
 Examples, who would serve:
@@ -164,22 +166,12 @@ def _served(
 
 def _on_paper(model: str, dtype: str | None, chunk: int, paper: Paper, explain: bool, as_json: bool) -> None:
     from deepport.chips import shelf
-    from deepport.planning import record, terminal
     from deepport.planning.estimate import Load
     from deepport.planning.plan import Asked, make
 
     load = Load(paper.context, paper.batch, chunk, paper.engram)
     found = make(Asked(model, dtype, paper.format, shelf.find(paper.chip), paper.devices, load))
-    if as_json:
-        sys.stdout.write(json.dumps(record.as_json(found)) + "\n")
-    else:
-        with reader_may_leave():
-            terminal.render(found, explain, sys.stdout)
-    if paper.html is not None:
-        from deepport.planning.html import render
-        from deepport.report import files
-
-        files.write(paper.html, render(found))
+    _tell(found, None, explain, as_json, paper.html)
 
 
 def _checked(
@@ -187,22 +179,31 @@ def _checked(
     html: Path | None,
 ) -> int:  # fmt: skip
     place = find_device(device)
-    from deepport.planning import check, record, terminal
+    from deepport.planning import check
 
     request = check.Request(model, place.backend, place.index, place.facts.name, dtype, format, context, chunk)
     found = check.check(request)
+    _tell(found.plan, found, explain, as_json, html)
+    return 0 if found.holds else 1
+
+
+def _tell(plan: Plan, checked: Checked | None, explain: bool, as_json: bool, html: Path | None) -> None:
+    """A plan on standard output, and as a page where one is wanted; with what was measured beside it, where it was."""
+    from deepport.planning import record, terminal
+
     if as_json:
-        sys.stdout.write(json.dumps(record.check_as_json(found)) + "\n")
+        found = record.as_json(plan) if checked is None else record.check_as_json(checked)
+        sys.stdout.write(json.dumps(found) + "\n")
     else:
         with reader_may_leave():
-            terminal.render(found.plan, explain, sys.stdout)
-            terminal.render_check(found, sys.stdout)
+            terminal.render(plan, explain, sys.stdout)
+            if checked is not None:
+                terminal.render_check(checked, sys.stdout)
     if html is not None:
         from deepport.planning.html import render
         from deepport.report import files
 
-        files.write(html, render(found.plan, found))
-    return 0 if found.holds else 1
+        files.write(html, render(plan, checked))
 
 
 def _server(device: str, soc: str | None) -> tuple[str, str, str | OnPaper]:

@@ -40,7 +40,7 @@ class _Reading:
 
     def __init__(self, chip: Profile, step: float) -> None:
         bandwidth = chip.value("bandwidth")
-        self.known, self._rows = bandwidth is not None, sorted((row, n.value) for row, n in chip.gather.items())
+        self._rows = sorted((row, n.value) for row, n in chip.gather.items())
         self._bandwidth = bandwidth or float("inf")
         held = min(chip.value("cache") or 0.0, step)
         from_cache = held / max(chip.cache_bandwidth.value, self._bandwidth) if chip.cache_bandwidth else 0.0
@@ -49,7 +49,7 @@ class _Reading:
     def seconds(self, call: Call, devices: int) -> float:
         if call.operator == GATHER:
             rate = next((rate for row, rate in self._rows if row >= call.row), self._bandwidth)
-            return call.state / devices / max(rate, self._bandwidth if not self._rows else rate)
+            return call.state / devices / rate
         return call.state / devices * self._each
 
 

@@ -13,13 +13,11 @@ from deepport.bench.quantised import Formats, quantise
 from deepport.bench.timing import Stopwatch
 from deepport.chips.probed import Prober
 from deepport.chips.profile import Profile
-from deepport.planning.bound import bound
 from deepport.planning.estimate import Load, Step
-from deepport.planning.plan import Asked, Plan, make
+from deepport.planning.plan import Asked, Plan, make, precision
 from deepport.record import Record
 from deepport_model import Model
 from deepport_model.loading import load as loaded
-from deepport_model.presets import PRESETS
 
 NAME = "here"
 TOLERATED = 0.03
@@ -121,8 +119,7 @@ def measure(request: Request) -> tuple[Measured, Profile]:
     prober = Prober(request.backend, request.index, request.title)
     runtime = prober.started.runtime
     before = runtime.memory().allocated
-    default = "bfloat16" if request.model in PRESETS else None
-    model = loaded(request.model, device, request.dtype or default)
+    model = loaded(request.model, device, precision(request.model, request.dtype))
     quantise(model.transformer, Formats.parse(request.format))
     runtime.reset_peak()
     ours = Ours(model.transformer, request.capacity, request.chunk, Stopwatch(runtime))
@@ -150,15 +147,15 @@ def lines(plan: Plan, measured: Measured) -> list[Line]:
 
 def operators(plan: Plan, measured: Measured) -> list[Line]:
     """Of the prompt, by operator, the slowest first. Those that others call from inside are not planned, and left out."""
-    least = _by_operator(plan.estimate.prefill, plan)
+    least = _by_operator(plan.estimate.prefill)
     steps = measured.prompt / plan.estimate.prefill.tokens
     found = [Line(name, least[name] * steps, seconds) for name, seconds in measured.operators.items() if name in least]
     return sorted(found, key=lambda line: -line.measured)
 
 
-def _by_operator(step: Step, plan: Plan) -> dict[str, float]:
+def _by_operator(step: Step) -> dict[str, float]:
     found: dict[str, float] = defaultdict(float)
-    for t in bound((t.call for t in step.timed), plan.asked.chip, plan.asked.devices):
+    for t in step.timed:
         found[t.call.operator] += t.seconds
     return found
 

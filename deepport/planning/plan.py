@@ -73,9 +73,13 @@ def make(asked: Asked) -> Plan:
 
 
 def in_format(model: str, dtype: str | None, format: str) -> Transformer:
-    """A preset (in bfloat16, unless it is said otherwise) or a checkpoint, on meta, its plain weights in a format."""
-    default = "bfloat16" if model in PRESETS else None
-    return quantise(shaped(model, dtype or default), Formats.parse(format))
+    """A preset or a checkpoint, on meta, its plain weights in a format."""
+    return quantise(shaped(model, precision(model, dtype)), Formats.parse(format))
+
+
+def precision(model: str, dtype: str | None) -> str | None:
+    """Of a preset bfloat16 unless it is said otherwise; None for a checkpoint's own."""
+    return dtype or ("bfloat16" if model in PRESETS else None)
 
 
 def _others(asked: Asked, transformer: Transformer) -> dict[str, Planner]:

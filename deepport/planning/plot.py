@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from deepport.planning.bound import LAUNCH, MEMORY, UNKNOWN, operators
 from deepport.planning.estimate import Estimate, Step
 from deepport.planning.plan import Plan
 from deepport.planning.sizes import ACTIVATIONS, TABLES
-from deepport.report.drawing import BAD, GAP, GOOD, INK, LINE, MUTED, drawing, svg
+from deepport.report.drawing import BAD, GAP, GOOD, INK, MUTED, drawing, frame, svg
 from deepport.report.words import duration
 
 _GROUPS = (("weights", GOOD), (TABLES, GAP), ("caches", BAD), (ACTIVATIONS, MUTED))
@@ -35,7 +34,7 @@ def memory(plan: Plan) -> str:
         axes.set_yticks(range(len(names)), names, color=INK)
         axes.set_ylim(len(names) - 0.4, -0.9)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(_GROUPS), frameon=False, labelcolor=MUTED)
-        _frame(axes, "GB on each device")
+        frame(axes, "GB on each device", grid="x")
         return svg(canvas, "Memory of each device by class, in every variant of the plan")
 
 
@@ -67,14 +66,5 @@ def times(step: Step, name: str) -> str:
         axes.set_ylim(len(found) - 0.4, -0.6)
         axes.legend(loc="lower right", frameon=False, labelcolor=MUTED, title="bound by")
         axes.margins(x=0.12)
-        _frame(axes, "ms at least")
+        frame(axes, "ms at least", grid="x")
         return svg(canvas, f"Least time of the operators of a {name} step")
-
-
-def _frame(axes: Axes, x: str) -> None:
-    axes.set_xlabel(x, color=MUTED)
-    axes.tick_params(length=0, pad=6, labelcolor=MUTED)
-    axes.grid(visible=True, axis="x", color=LINE, linewidth=0.6)
-    axes.set_axisbelow(True)
-    for spine in axes.spines.values():
-        spine.set_visible(False)

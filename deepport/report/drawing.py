@@ -7,10 +7,11 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 from markupsafe import escape
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Colours are the page's: each stands for a variable of its style sheet, put in its place when all is drawn.
@@ -31,6 +32,22 @@ def drawing() -> Iterator[None]:
     with rc_context(_STYLE), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a letter that matplotlib's fonts lack; the page's may have it
         yield
+
+
+def frame(axes: Axes, x: str, y: str = "", grid: Literal["both", "x"] = "both") -> None:
+    """Names on the axes, no box, and a light grid behind."""
+    axes.set_xlabel(x, color=MUTED)
+    axes.set_ylabel(y, color=MUTED)
+    axes.minorticks_off()
+    axes.tick_params(length=0, pad=6, labelcolor=MUTED)
+    axes.grid(visible=True, axis=grid, color=LINE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    unboxed(axes)
+
+
+def unboxed(axes: Axes) -> None:
+    for spine in axes.spines.values():
+        spine.set_visible(False)
 
 
 def svg(figure: Figure, label: str) -> str:

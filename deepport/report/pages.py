@@ -8,16 +8,16 @@ from datetime import datetime
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from deepport.report import words
 
 
 def environment(package: str, script: str = "") -> Environment:
-    """Of the templates in the folder `page` of a package; `style`, `script` and `policy` are for a page's head."""
+    """Of the templates in the folder `page` of a package, which begin with `head.html`; `script` is for a page's end."""
     made = Environment(
-        loader=PackageLoader(package, "page"),
+        loader=ChoiceLoader([PackageLoader(package, "page"), PackageLoader("deepport.report", "page")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

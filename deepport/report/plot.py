@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from deepport.conformance.result import Gate, Report
-from deepport.report.drawing import BAD, GOOD, INK, LINE, MUTED, drawing, svg
+from deepport.report.drawing import BAD, GOOD, INK, LINE, MUTED, drawing, svg, unboxed
 from deepport.report.words import printable, share
 
 LEAST, MOST = 1e-4, 1e3
@@ -85,8 +85,7 @@ def _frame(axes: Axes, rows: list[tuple[str, str]], shares: list[float]) -> None
         axes.text(1.015, i, last, transform=axes.get_yaxis_transform(), va="center", color=MUTED)
     axes.axvline(1.0, color=BAD, linewidth=1.2, zorder=1)
     axes.set_xlabel("share of the bound that is used", color=MUTED)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    unboxed(axes)
 
 
 def _tick(value: float) -> str:
