@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -72,7 +72,7 @@ class Session:
         self.record, self.host_calls = record, 0
         self._named = backend
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> Self:
         _entered.set((*_entered.get(), current_server.set(self)))
         return self
 

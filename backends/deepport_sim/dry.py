@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import resource
 import sys
 import time
 from collections import defaultdict
@@ -27,6 +26,7 @@ from deepport.paper import OnPaper
 from deepport.planning.plan import in_format
 from deepport.planning.sizes import ACTIVATIONS, weights
 from deepport.policy import Session
+from deepport.runtime import HostRuntime
 from deepport_model.engram import EngramHash
 from deepport_model.transformer import Transformer
 from deepport_sim import device
@@ -138,7 +138,7 @@ def main() -> None:
         sys.exit(f"deepport_sim.dry: {error}")
     for name, size in (*found.parts.items(), ("at the peak", found.bytes)):
         print(f"{name:<24}{size / 1e9:>12.3f} GB")
-    real = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    real = HostRuntime().memory().peak
     print(
         f"in {time.perf_counter() - begin:.1f} s and {real / 1e9:.2f} GB of memory; simulated, nothing was computed",
         file=sys.stderr,

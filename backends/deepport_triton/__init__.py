@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from deepport.backend import Device, Probe, Runtime
 from deepport.errors import BackendUnavailable
+from deepport.probing import package_version
 
 if TYPE_CHECKING:
     from deepport.kernel import Kernel
@@ -25,12 +25,10 @@ class InterpreterBackend:
     simulates = "cuda"
 
     def probe(self) -> Probe:
-        try:
-            found = {"triton": version("triton")}
-        except PackageNotFoundError:
+        if not (version := package_version("triton")):
             return Probe(reason="triton is not installed; pip install 'deepport[triton]'")
         device = Device("Triton's interpreter", formats=("float32", "float16", "bfloat16"))
-        return Probe((device,), found, simulator="Triton's interpreter")
+        return Probe((device,), {"triton": version}, simulator="Triton's interpreter")
 
     def start(self) -> Runtime:
         if "deepport_triton.kernels" in sys.modules and not interpreting():

@@ -91,7 +91,7 @@ _MINI_ENGRAM = EngramConfig(
     n_embed_per_ngram=512,
 )
 
-_V4_1_ENGRAM = EngramConfig(
+V4_1_ENGRAM = EngramConfig(
     layer_ids=(1, 14),
     engram_vocab_size=(16_000_000, 16_000_000, 16_000_000),
     compressed_vocab_size=99092,
@@ -125,6 +125,6 @@ PRESETS: dict[str, Config] = {
     "mini-engram": replace(MINI, engram=_MINI_ENGRAM),
     "tiny": TINY,
     "v4-flash": V4_FLASH,
-    "v4-flash-engram": replace(V4_FLASH, engram=_V4_1_ENGRAM),
+    "v4-flash-engram": replace(V4_FLASH, engram=V4_1_ENGRAM),
     "v4-pro": V4_PRO,
 }

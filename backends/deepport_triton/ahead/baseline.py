@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deepport.errors import BadInput
+from deepport.report import files
 from deepport_triton.ahead.result import Compiled
 
 PLACE = Path(__file__).parents[1] / "baseline.json"
@@ -99,7 +100,7 @@ def write(found: Baseline, path: Path = PLACE) -> None:
             jobs.setdefault(name, {})[target] = row
     compilers = json.dumps(dict(sorted(found.compilers.items())))
     lines = ",\n".join(f" {json.dumps(name)}: {{\n{_lines(by_target)}\n }}" for name, by_target in sorted(jobs.items()))
-    path.write_text(f'{{\n"compilers": {compilers},\n"jobs": {{\n{lines}\n}}\n}}\n')
+    files.write(path, f'{{\n"compilers": {compilers},\n"jobs": {{\n{lines}\n}}\n}}\n')
 
 
 def _lines(by_target: Mapping[str, Kept]) -> str:

@@ -10,10 +10,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
-from typing import Any, Self
+from typing import Any
 
 import torch
-from torch import nn
 
 from deepport import formats, ops
 from deepport.bench.quantised import Formats, quantise
@@ -22,7 +21,6 @@ from deepport.kernel import Kernel
 from deepport.op import Operator
 from deepport.policy import Session
 from deepport_model.config import Config
-from deepport_model.engram import EngramTable
 from deepport_model.loading import on_meta
 from deepport_model.presets import V4_FLASH, V4_PRO
 from deepport_model.transformer import Transformer, cast
@@ -43,17 +41,14 @@ MODELS: Mapping[str, Config] = {
 """Whose shapes are compiled, of true width; `engram`: V4-Flash with the memory of V4.1-Flash."""
 
 DTYPES = (torch.bfloat16, torch.float16)
-FORMATS = ("plain", "mxfp4+fp8", "mxfp4+int8")
-"""Of experts and linear layers (`deepport.bench.quantised`): none, those of DeepSeek-V4, and those of chips without FP8."""
+FORMATS = ("plain", "mxfp4+fp8+fp8", "mxfp4+int8+fp8")
+"""Of experts, linear layers and memories (`deepport.bench.quantised`): none, DeepSeek-V4's, and those of chips without FP8."""
 
 STEPS = {"prefill": (512,), "decode": (1, 1, 1)}
 """New tokens of each sequence, step by step: numbers that are 1, or that 16 divides, are compiled apart from others."""
 
 DEPTH = 8192
 """Tokens that a cache has room for."""
-
-_ROWS = "fp8_e4m3:1x32"
-
 
 Kernels = Mapping[str, Mapping[str, Sequence[Kernel]]]
 """An architecture's kernels by operator."""
@@ -82,10 +77,6 @@ class Noting(Session):
         self.made: list[Made] = []
         self.references: list[tuple[str, str]] = []
 
-    def __enter__(self) -> Self:
-        super().__enter__()
-        return self
-
     def trace(self, operator: Operator[..., Any], arguments: tuple[Any, ...]) -> None:
         signature = operator.signature(arguments)
         for architecture, kernels in self._kernels.items():
@@ -98,16 +89,9 @@ class Noting(Session):
             self.made += (Made(operator.name, architecture, launch) for launch in launches)
 
 
-@torch.no_grad()
 def shaped(config: Config, dtype: torch.dtype, format: str) -> Transformer:
-    """A model on meta with weights in these formats; a memory's rows are FP8 wherever the experts are not plain."""
-    model = quantise(cast(on_meta(config), dtype).to("meta").eval(), Formats.parse(format))
-    for module in model.modules():
-        if isinstance(module, EngramTable) and format != formats.PLAIN:
-            rows, scale = ops.quantize(module.rows, _ROWS)
-            module.rows, module.scale = (nn.Parameter(t, requires_grad=False) for t in (rows, scale))
-            module.format = _ROWS
-    return model
+    """A model on meta with weights in these formats."""
+    return quantise(cast(on_meta(config), dtype).to("meta").eval(), Formats.parse(format))
 
 
 def apart(c: Config, dtype: torch.dtype, format: str, tokens: int) -> None:

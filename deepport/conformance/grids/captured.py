@@ -40,16 +40,10 @@ from deepport.ops.quantize import dequantize_arguments, quantize_arguments
 from deepport.spec import Builder, Case, case
 from deepport_model.cache import PAGE
 from deepport_model.config import Config, EngramConfig
-from deepport_model.presets import V4_FLASH, V4_PRO
+from deepport_model.presets import V4_1_ENGRAM, V4_FLASH, V4_PRO
 
-ENGRAM = EngramConfig(
-    layer_ids=(1, 14),
-    engram_vocab_size=(16_000_000,) * 3,
-    compressed_vocab_size=99092,
-    max_ngram_size=4,
-    n_embed_per_ngram=2048,
-)
-"""V4.1-Flash's, as published: n-grams up to 4, 8 heads of 256; the convolution is the paper's."""
+ENGRAM = replace(V4_1_ENGRAM, kernel_size=EngramConfig.kernel_size)
+"""V4.1-Flash's, as published; the convolution is the paper's."""
 
 _MEMORY_ROWS = (384_006_168, 384_016_682)
 """Of its two tables."""
