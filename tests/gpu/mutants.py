@@ -46,7 +46,13 @@ class Mutant:
         return import_module(f"deepport_triton.kernels.{name}")
 
 
-_OWNERS = {"linear": "linear", "block_linear": "linear", "grouped_linear": "linear", "moe_experts": "experts"}
+_OWNERS = {
+    "linear": "linear",
+    "block_linear": "linear",
+    "grouped_linear": "linear",
+    "moe_experts": "experts",
+    "engram_gather": "gather",
+}
 """The module that an operator's kernel is in, where a fault may lie in what it imports."""
 
 

@@ -10,7 +10,7 @@ from deepport.fit import dtypes, packing, shapes, stored
 from deepport.kernel import Kernel, Signature, Support, no
 from deepport_triton.checks import check_within
 from deepport_triton.kernels.elementwise import ACTIVATIONS
-from deepport_triton.kernels.numbers import factor, in_memory, number
+from deepport_triton.kernels.numbers import factor, in_memory, store_numbers
 from deepport_triton.launch import launch
 
 GATHERED = 1024
@@ -37,13 +37,7 @@ def _gather_rows(
         group = at // shared if wide else at * 0
         by = factor(tl.load(scale + (row * scales)[:, None] + group[None, :], mask=seen, other=0), power)
     by = tl.where(known[:, None], by, float("nan"))
-    if element == "mxfp4":
-        to = found + (which * stored * 2)[:, None] + 2 * at[None, :]
-        tl.store(to, (number(bits & 15, element) * by).to(found.dtype.element_ty), mask=inside)
-        tl.store(to + 1, (number(bits >> 4, element) * by).to(found.dtype.element_ty), mask=inside)
-    else:
-        to = found + (which * stored)[:, None] + at[None, :]
-        tl.store(to, (number(bits, element) * by).to(found.dtype.element_ty), mask=inside)
+    store_numbers(found, (which * stored)[:, None] + at[None, :], bits, by, inside, element)
 
 
 def engram_gather(

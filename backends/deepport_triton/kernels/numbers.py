@@ -86,6 +86,16 @@ def factor(scale, power: tl.constexpr):
 
 
 @triton.jit
+def store_numbers(y, place, bits, by, inside, element: tl.constexpr):
+    """Elements times scales, in y's type; a byte of MXFP4 is two numbers, side by side."""
+    if element == "mxfp4":
+        tl.store(y + 2 * place, (number(bits & 15, element) * by).to(y.dtype.element_ty), mask=inside)
+        tl.store(y + 2 * place + 1, (number(bits >> 4, element) * by).to(y.dtype.element_ty), mask=inside)
+    else:
+        tl.store(y + place, (number(bits, element) * by).to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit
 def product(
     x, x_row, x_there, w, scale, row, row_there, columns,
     element: tl.constexpr, tall: tl.constexpr, wide: tl.constexpr, power: tl.constexpr,

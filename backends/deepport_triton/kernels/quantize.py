@@ -10,7 +10,7 @@ from deepport.fit import floats, shapes, stored
 from deepport.kernel import Kernel, Signature, Support, no
 from deepport_triton.checks import checked
 from deepport_triton.kernels.elementwise import ACTIVATIONS
-from deepport_triton.kernels.numbers import factor, in_memory, number
+from deepport_triton.kernels.numbers import factor, in_memory, store_numbers
 from deepport_triton.launch import launch
 
 TALL, WIDE = 32, 64
@@ -190,11 +190,7 @@ def _dequantize_tile(
     across = at * pair // wide if wide else at * 0
     shared = (matrix * scale_rows + down)[:, None] * scale_columns + across[None, :]
     by = factor(tl.load(scale + shared, mask=inside, other=0), power)
-    if element == "mxfp4":
-        tl.store(y + 2 * place, (number(bits & 15, element) * by).to(y.dtype.element_ty), mask=inside)
-        tl.store(y + 2 * place + 1, (number(bits >> 4, element) * by).to(y.dtype.element_ty), mask=inside)
-    else:
-        tl.store(y + place, (number(bits, element) * by).to(y.dtype.element_ty), mask=inside)
+    store_numbers(y, place, bits, by, inside, element)
 
 
 def dequantize(data: Tensor, scale: Tensor, format: str, dtype: torch.dtype) -> Tensor:

@@ -30,7 +30,7 @@ MUTANTS = (
     Mutant(
         "engram_gather",
         "a half of the byte twice",
-        "gather",
+        "numbers",
         "number(bits >> 4, element)",
         "number(bits & 15, element)",
         _GATHER,
