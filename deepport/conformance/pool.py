@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -65,6 +66,10 @@ class Worker:
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
         self._greeting: wire.Message | None = None
+        self._asking = threading.Lock()
+        """Held by whoever uses the connection: one thread asks, another may close meanwhile."""
+        self._owning = threading.Lock()
+        """Held while a process is begun, ended or taken leave of: none begins after the worker was closed."""
         self.closed = False
 
     def open(self, greeting: wire.Message) -> wire.Message:
@@ -74,8 +79,10 @@ class Worker:
 
     def ask(self, message: wire.Message, frames: Sequence[bytes] = ()) -> tuple[wire.Message, list[bytes]]:
         """The answer. Raises Died."""
-        if self.closed:
-            raise Died("the run has ended")
+        with self._asking:
+            return self._answer(message, frames)
+
+    def _answer(self, message: wire.Message, frames: Sequence[bytes]) -> tuple[wire.Message, list[bytes]]:
         if self._process is not None:
             return self._exchange(message, frames, self._seconds)
         self._start()
@@ -98,6 +105,12 @@ class Worker:
             raise Died(self._obituary()) from None
 
     def _start(self) -> None:
+        with self._owning:
+            if self.closed:
+                raise Died("the run has ended")
+            self._begin()
+
+    def _begin(self) -> None:
         ours, theirs = socket.socketpair()
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 (read after the process has ended)
         with theirs:
@@ -113,7 +126,7 @@ class Worker:
         self._connection = Connection(ours.detach())
 
     def _obituary(self) -> str:
-        process, self._process = self._process, None
+        process = self._leave()
         code = process.wait() if process else 0
         if process is not None:
             _end_group(process.pid)  # what the process started itself
@@ -135,8 +148,14 @@ class Worker:
         lines = text.strip().splitlines()
         return f"; it last wrote: {printable(lines[-1])}" if lines else ""
 
+    def _leave(self) -> subprocess.Popen[bytes] | None:
+        """The process, which from here on is the caller's to wait for."""
+        with self._owning:
+            process, self._process = self._process, None
+        return process
+
     def _end(self) -> None:
-        process, self._process = self._process, None
+        process = self._leave()
         if process is None:
             return
         _end_group(process.pid)
@@ -145,9 +164,13 @@ class Worker:
         self._output.close()
 
     def close(self) -> None:
-        """End the process, for good."""
-        self.closed = True
-        self._end()
+        """End the process, for good. Who waits for its answer is told that it died."""
+        with self._owning:
+            self.closed = True
+            if self._process is not None:
+                _end_group(self._process.pid)
+        with self._asking:
+            self._end()
 
 
 def _end_group(leader: int) -> None:
