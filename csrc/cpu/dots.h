@@ -7,158 +7,175 @@
 namespace deepport::DEEPPORT_LEVEL {
 namespace {
 
-// What numbers of type X are multiplied as, and how.
-template <class X>
-struct Lane;
-
-template <>
-struct Lane<bfloat16> {
+// Weights of type E by numbers of type X: what they are multiplied as, how many at a time, and how.
+template <class E, class X>
+struct Lane {
   static constexpr int64_t count = Pairs::lanes;
-  template <class E>
-  static Pairs get(const E* p) { return load_pairs(p); }
-  template <class E>
-  static Pairs part(const E* p, int64_t n) { return load_pairs_part(p, n); }
-  static Vec add(Pairs a, Pairs b, Vec c) { return dot(a, b, c); }
+  template <class N>
+  static Split get(const N* p) { return load_split(p); }
+  template <class N>
+  static Split part(const N* p, int64_t n) { return load_split_part(p, n); }
+  static Vec add(Split a, Split b, Vec c) { return dot(a, b, c); }
 };
 
-template <>
-struct Lane<float> {
+struct FloatLane {
   static constexpr int64_t count = Vec::lanes;
-  template <class E>
-  static Vec get(const E* p) { return load(p); }
-  template <class E>
-  static Vec part(const E* p, int64_t n) { return load_part(p, n); }
+  template <class N>
+  static Vec get(const N* p) { return load(p); }
+  template <class N>
+  static Vec part(const N* p, int64_t n) { return load_part(p, n); }
   static Vec add(Vec a, Vec b, Vec c) { return fma(a, b, c); }
 };
 
-constexpr int64_t dots_rows = 16;   // of weights, whose sums are handed on together
+template <>
+struct Lane<float, float> : FloatLane {};
+
+#if !defined(DEEPPORT_SPLITS_FLOATS)
+template <class E>
+struct Lane<E, float> : FloatLane {};
+#endif
+
+// Rows of weights that are read at once, from places far apart: a processor fetches ahead in each, and memory is the busier for it.
+constexpr int streams = 4;
+
+constexpr int64_t dots_rows = 16;   // of a stream, whose sums are handed on together
 constexpr int64_t dots_tokens = 8;  // that share rows while these are in the nearest cache
+constexpr int64_t ahead = 2048;     // bytes of each stream that are asked for before they are read
 
 using Sums = float[dots_tokens][dots_rows];
 
-// sums[t][r] = sum_k w[r, k] x[t, k] of R rows of weights and T of x, in several chains of additions where these are few. With
-// scales [R, held], one for each `Lane<X>::count` values.
-template <int R, int T, bool scaled, class E, class X>
-void dots(const E* w, const float* scales, int64_t held, const X* x, int64_t stride, int64_t columns, Sums& sums, int64_t t0,
-          int64_t r0) {
-  using L = Lane<X>;
+// part[r][t] = sum_k w[r, k] x[t, k] of the columns [begin, end) of R rows of weights, `pitch` numbers apart, and T of x, in several
+// chains of additions where these are few. `first`: nobody has read these rows before.
+template <int R, int T, class E, class X>
+void add_up(const E* w, int64_t pitch, const X* x, int64_t stride, int64_t begin, int64_t end, bool first, Vec (&part)[R][T]) {
+  using L = Lane<E, X>;
   constexpr int chains = R * T >= 8 ? 1 : 8 / (R * T);  // of additions
+  constexpr int64_t bytes = L::count * int64_t(sizeof(E)) / packing<E>;
   Vec totals[chains][R][T];
   for (auto& chain : totals)
     for (auto& row : chain)
       for (Vec& total : row) total = zero();
+  const auto at = [&](int r, int64_t k) { return w + (r * pitch + k) / packing<E>; };
   const auto step = [&](Vec(&chain)[R][T], int64_t k, auto&& read) {
     decltype(read(x)) right[T];
     for (int t = 0; t < T; ++t) right[t] = read(x + t * stride + k);
     for (int r = 0; r < R; ++r) {
-      const auto left = read(w + (r * columns + k) / packing<E>);
-      prefetch(w + ((R + r) * columns + k) / packing<E>);  // of the rows that come next
-      for (int t = 0; t < T; ++t) {
-        if constexpr (scaled)
-          chain[r][t] = fma(L::add(left, right[t], zero()), splat(scales[r * held + k / L::count]), chain[r][t]);
-        else
-          chain[r][t] = L::add(left, right[t], chain[r][t]);
-      }
+      const auto left = read(at(r, k));
+      for (int t = 0; t < T; ++t) chain[r][t] = L::add(left, right[t], chain[r][t]);
     }
   };
   const auto all = [](auto* p) { return L::get(p); };
-  int64_t k = 0;
-  for (; k + chains * L::count <= columns; k += chains * L::count)
-    for (int c = 0; c < chains; ++c) step(totals[c], k + c * L::count, all);
-  for (; k + L::count <= columns; k += L::count) step(totals[0], k, all);
-  if (k < columns) step(totals[0], k, [&](auto* p) { return L::part(p, columns - k); });
+  int64_t k = begin;
+  for (; k + chains * L::count <= end; k += chains * L::count)
+    for (int c = 0; c < chains; ++c) {
+      if (first && c * bytes % 64 < bytes)  // once a line
+        for (int r = 0; r < R; ++r) prefetch(reinterpret_cast<const char*>(at(r, k + c * L::count)) + ahead);
+      step(totals[c], k + c * L::count, all);
+    }
+  for (; k + L::count <= end; k += L::count) step(totals[0], k, all);
+  if (k < end) step(totals[0], k, [&](auto* p) { return L::part(p, end - k); });
   for (int r = 0; r < R; ++r)
     for (int t = 0; t < T; ++t) {
-      for (int c = 1; c < chains; ++c) totals[0][r][t] = totals[0][r][t] + totals[c][r][t];
-      sums[t0 + t][r0 + r] = sum(totals[0][r][t]);
+      part[r][t] = totals[0][r][t];
+      for (int c = 1; c < chains; ++c) part[r][t] = part[r][t] + totals[c][r][t];
     }
 }
 
-// The scales of a row of blocks, each `times` over.
-template <class S>
-void spread_scales(const S* from, int64_t blocks, int64_t times, float* scales) {
-  if (times == 1) {
-    for (int64_t j = 0; j < blocks; ++j) scales[j] = widen(from[j]);
+// sums[r][t0 + t][i] of whole rows. With scales [R, blocks], one for each `block` columns; null where there are none.
+template <int R, int T, class E, class X>
+void dots(const E* w, int64_t pitch, const float* scales, int64_t block, const X* x, int64_t stride, int64_t columns, bool first,
+          Sums* sums, int64_t t0, int64_t i) {
+  Vec totals[R][T];
+  if (scales) {
+    const int64_t blocks = (columns + block - 1) / block;
+    for (auto& row : totals)
+      for (Vec& total : row) total = zero();
+    for (int64_t b = 0; b < blocks; ++b) {
+      Vec part[R][T];
+      add_up(w, pitch, x, stride, b * block, std::min((b + 1) * block, columns), first, part);
+      for (int r = 0; r < R; ++r)
+        for (int t = 0; t < T; ++t) totals[r][t] = fma(part[r][t], splat(scales[r * blocks + b]), totals[r][t]);
+    }
   } else {
-    for (int64_t j = 0; j < blocks; ++j) std::fill_n(scales + j * times, times, widen(from[j]));
+    add_up(w, pitch, x, stride, 0, columns, first, totals);
   }
+  for (int r = 0; r < R; ++r)
+    for (int t = 0; t < T; ++t) sums[r][t0 + t][i] = sum(totals[r][t]);
 }
 
-// sums[t][r] of `rows` rows of weights that follow each other, and `tokens` rows of x.
-template <bool scaled, class E, class X>
-void row_dots(const E* w, const float* scales, int64_t held, const X* x, int64_t stride, int64_t rows, int64_t tokens,
-              int64_t columns, Sums& sums) {
-  const auto next = [&](auto tall, auto wide, int64_t r, int64_t& t) {
-    constexpr int R = decltype(tall)::value, T = decltype(wide)::value;
+// sums[r][t][i] of R rows of weights, `pitch` apart, and `tokens` rows of x.
+template <int R, class E, class X>
+void row_dots(const E* w, int64_t pitch, const float* scales, int64_t block, const X* x, int64_t stride, int64_t tokens,
+              int64_t columns, Sums* sums, int64_t i) {
+  int64_t t = 0;
+  const auto next = [&](auto wide) {
+    constexpr int T = decltype(wide)::value;
     for (; t + T <= tokens; t += T)
-      dots<R, T, scaled>(w + r * columns / packing<E>, scales + r * held, held, x + t * stride, stride, columns, sums, t, r);
+      dots<R, T>(w, pitch, scales, block, x + t * stride, stride, columns, t == 0, sums, t, i);
   };
-  constexpr std::integral_constant<int, 1> one{};
-  constexpr std::integral_constant<int, 2> two{};
-  constexpr std::integral_constant<int, 4> four{};
-  int64_t r = 0;
-  for (; r + 4 <= rows; r += 4) {
-    int64_t t = 0;
-    next(four, four, r, t);
-    next(four, two, r, t);
-    next(four, one, r, t);
+  if constexpr (R > 1) {
+    next(std::integral_constant<int, 4>{});
+    next(std::integral_constant<int, 2>{});
   }
-  for (; r < rows; ++r) {
-    int64_t t = 0;
-    next(one, one, r, t);
-  }
+  next(std::integral_constant<int, 1>{});
 }
 
-// Calls find(n, rows, t, tokens, sums) for groups of rows from n on and tokens from t on, and put for what it finds.
+// Calls find(R, n, pitch, t, tokens, sums, i) for the rows n, n + pitch, ... of R streams and tokens from t on, and put for what it
+// finds. What is found for a row depends on it and its place from the end alone.
 template <class Find, class Put>
-void grouped_rows(int64_t begin, int64_t end, int64_t tokens, Find&& find, Put&& put) {
-  for (int64_t n = begin; n < end; n += dots_rows)
-    for (int64_t t = 0; t < tokens; t += dots_tokens) {
-      Sums sums;
-      const int64_t some = std::min(tokens - t, dots_tokens), rows = std::min(end - n, dots_rows);
-      find(n, rows, t, some, sums);
-      for (int64_t j = 0; j < some; ++j) put(t + j, n, sums[j], rows);
-    }
+void in_streams(int64_t begin, int64_t end, int64_t tokens, Find&& find, Put&& put) {
+  const auto all = [&](auto of, int64_t from, int64_t pitch) {
+    constexpr int R = decltype(of)::value;
+    for (int64_t n = 0; n < pitch; n += dots_rows)
+      for (int64_t t = 0; t < tokens; t += dots_tokens) {
+        Sums sums[R];
+        const int64_t some = std::min(tokens - t, dots_tokens), rows = std::min(pitch - n, dots_rows);
+        for (int64_t i = 0; i < rows; ++i) find(of, from + n + i, pitch, t, some, sums, i);
+        for (int r = 0; r < R; ++r)
+          for (int64_t j = 0; j < some; ++j) put(t + j, from + r * pitch + n, sums[r][j], rows);
+      }
+  };
+  const int64_t pitch = (end - begin) / streams;
+  all(std::integral_constant<int, streams>{}, begin, pitch);
+  all(std::integral_constant<int, 1>{}, begin + streams * pitch, end - begin - streams * pitch);
 }
 
 // Elements are multiplied as they are, and sums of rows scaled where a scale is a row's.
-template <class E, class Put>
-void plain_dots(const Weights& w, int64_t begin, int64_t end, const bfloat16* x, int64_t stride, int64_t tokens, Put&& put) {
-  grouped_rows(begin, end, tokens, [&](int64_t n, int64_t rows, int64_t t, int64_t some, Sums& sums) {
-    row_dots<false>(w.at<E>(n, 0), nullptr, 0, x + t * stride, stride, rows, some, w.columns, sums);
-    for (int64_t r = 0; w.scaled() && r < rows; ++r)
-      w.scales(n + r, [&](auto* scales) {
-        for (int64_t j = 0; j < some; ++j) sums[j][r] *= widen(*scales);
+template <class E, class X, class Put>
+void plain_dots(const Weights& w, int64_t begin, int64_t end, const X* x, int64_t stride, int64_t tokens, Put&& put) {
+  in_streams(begin, end, tokens, [&](auto of, int64_t n, int64_t pitch, int64_t t, int64_t some, Sums* sums, int64_t i) {
+    constexpr int R = decltype(of)::value;
+    row_dots<R>(w.at<E>(n, 0), pitch * w.columns, nullptr, 0, x + t * stride, stride, some, w.columns, sums, i);
+    for (int r = 0; w.scaled() && r < R; ++r)
+      w.scales(n + r * pitch, [&](auto* scales) {
+        for (int64_t j = 0; j < some; ++j) sums[r][j][i] *= widen(*scales);
       });
   }, put);
 }
 
 // Elements are multiplied as they are, and sums of blocks scaled.
-template <class E, class Put>
-void block_dots(const Weights& w, int64_t begin, int64_t end, const bfloat16* x, int64_t stride, int64_t tokens, Put&& put) {
-  const int64_t blocks = w.column_blocks(), times = w.block_columns() / Pairs::lanes, held = blocks * times;
-  float* scales = Scratch<struct RowScales>::template get<float>(dots_rows * held);
-  grouped_rows(begin, end, tokens, [&](int64_t n, int64_t rows, int64_t t, int64_t some, Sums& sums) {
-    for (int64_t r = 0; r < rows; ++r)
-      w.scales(n + r, [&](auto* from) { spread_scales(from, blocks, times, scales + r * held); });
-    row_dots<true>(w.at<E>(n, 0), scales, held, x + t * stride, stride, rows, some, w.columns, sums);
+template <class E, class X, class Put>
+void block_dots(const Weights& w, int64_t begin, int64_t end, const X* x, int64_t stride, int64_t tokens, Put&& put) {
+  const int64_t blocks = w.column_blocks();
+  float* scales = Scratch<struct RowScales>::template get<float>(streams * blocks);
+  in_streams(begin, end, tokens, [&](auto of, int64_t n, int64_t pitch, int64_t t, int64_t some, Sums* sums, int64_t i) {
+    constexpr int R = decltype(of)::value;
+    for (int r = 0; r < R; ++r)
+      w.scales(n + r * pitch, [&](auto* from) {
+        for (int64_t b = 0; b < blocks; ++b) scales[r * blocks + b] = widen(from[b]);
+      });
+    row_dots<R>(w.at<E>(n, 0), pitch * w.columns, scales, w.block_columns(), x + t * stride, stride, some, w.columns, sums, i);
   }, put);
 }
 
-// Floats as they are, and anything else as floats of a few rows after others.
+// Elements become floats first, times their scales.
 template <class Put>
-void wide_dots(const Weights& w, int64_t begin, int64_t end, const float* x, int64_t stride, int64_t tokens, Put&& put) {
-  grouped_rows(begin, end, tokens, [&](int64_t n, int64_t rows, int64_t t, int64_t some, Sums& sums) {
-    const auto with = [&](const auto* of) { row_dots<false>(of, nullptr, 0, x + t * stride, stride, rows, some, w.columns, sums); };
-    if (w.scaled()) {
-      float* values = Scratch<struct RowValues>::template get<float>(dots_rows * w.columns);
-      for (int64_t r = 0; r < rows; ++r) decode(w, 0, n + r, 0, w.columns, values + r * w.columns, w.columns);
-      with(values);
-    } else if (w.format.element == Element::float32) {
-      with(w.at<float>(n, 0));
-    } else {
-      with(w.at<bfloat16>(n, 0));
-    }
+void decoded_dots(const Weights& w, int64_t begin, int64_t end, const float* x, int64_t stride, int64_t tokens, Put&& put) {
+  float* values = Scratch<struct RowValues>::template get<float>(streams * w.columns);
+  in_streams(begin, end, tokens, [&](auto of, int64_t n, int64_t pitch, int64_t t, int64_t some, Sums* sums, int64_t i) {
+    constexpr int R = decltype(of)::value;
+    for (int r = 0; r < R; ++r) decode(w, 0, n + r * pitch, 0, w.columns, values + r * w.columns, w.columns);
+    row_dots<R>(values, w.columns, nullptr, 0, x + t * stride, stride, some, w.columns, sums, i);
   }, put);
 }
 
@@ -168,17 +185,18 @@ void wide_dots(const Weights& w, int64_t begin, int64_t end, const float* x, int
 // [tokens, columns], whose rows are `stride` apart. x is bfloat16 only where `multiplies_pairs`.
 template <class X, class Put>
 void by_dots(const Weights& w, int64_t begin, int64_t end, const X* x, int64_t stride, int64_t tokens, Put&& put) {
-  if constexpr (std::is_same_v<X, float>)
-    wide_dots(w, begin, end, x, stride, tokens, put);
-  else
-    visit(w.format.element, [&](auto element) {
-      using E = decltype(element);
-      if constexpr (std::is_same_v<E, bfloat16>)
-        plain_dots<E>(w, begin, end, x, stride, tokens, put);
-      else if constexpr (!std::is_same_v<E, float>)
-        w.block_columns() == w.columns ? plain_dots<E>(w, begin, end, x, stride, tokens, put)
-                                       : block_dots<E>(w, begin, end, x, stride, tokens, put);
-    });
+  visit(w.format.element, [&](auto element) {
+    using E = decltype(element);
+    if constexpr (std::is_same_v<E, float>) {
+      if constexpr (std::is_same_v<X, float>) plain_dots<E>(w, begin, end, x, stride, tokens, put);
+    } else if (!w.scaled() || w.block_columns() == w.columns) {
+      plain_dots<E>(w, begin, end, x, stride, tokens, put);
+    } else if (w.block_columns() % Lane<E, X>::count == 0) {
+      block_dots<E>(w, begin, end, x, stride, tokens, put);
+    } else if constexpr (std::is_same_v<X, float>) {
+      decoded_dots(w, begin, end, x, stride, tokens, put);
+    }
+  });
 }
 
 }  // namespace deepport::DEEPPORT_LEVEL

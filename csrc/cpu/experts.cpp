@@ -1,6 +1,7 @@
 #include "experts.h"
 
 #include "columns.h"
+#include "dots.h"
 #include "fours.h"
 #include "groups.h"
 #include "order.h"
@@ -11,13 +12,14 @@
 namespace deepport::DEEPPORT_LEVEL {
 namespace {
 
+struct Gates;
 struct Gathered;
 struct Decoded;
 struct Products;
 struct Found;
 struct Sorted;
 struct Hidden;
-struct Sums;
+struct Totals;
 struct Spread;
 
 // What a thread needs to multiply blocks of rows by columns.
@@ -99,24 +101,44 @@ class Experts {
     const auto row = [&](int64_t i) { return x_ + order_[g.begin + i] / k_ * w13_.columns; };
     const auto columns = gather(row, g.count, w13_.columns, room);
     const int64_t half = w2_.columns;
-    if constexpr (has_fours && std::is_same_v<F, bfloat16>)
+    if constexpr (has_fours && std::is_same_v<F, Four>)
       if (in_fours<F>(w13_, g.count) && half % row_block == 0) {
-        const auto factors = spread(columns, Scratch<Spread>::get<F>(g.count * columns.k));
+        const auto factors = spread(columns.data, g.count, columns.k, Scratch<Spread>::get<F>(g.count * columns.k));
         for (int64_t r = begin * row_block; r < end * row_block; r += row_block)
           multiply_gated_few(fours(w13_, g.expert, r), fours(w13_, g.expert, half + r), factors, limit_, hidden(g), r);
         return;
       }
+    if constexpr (!fast_pairs)
+      if (columns.in_rows()) return activate_few(g, begin * row_block, std::min(end * row_block, half), columns);
     for (int64_t r = begin * row_block; r < end * row_block; r += row_block) {
       const auto gate = bench.block(w13_, g.expert, r, half - r), up = bench.block(w13_, g.expert, half + r, half - r, 1);
       multiply_gated(gate, up, columns, limit_, hidden(g), r, bench.products);
     }
   }
 
+  // The hidden channels [begin, end) of a group of few copies, by weights where they lie.
+  void activate_few(const Group& g, int64_t begin, int64_t end, const Columns<float>& columns) {
+    const int64_t count = end - begin, half = w2_.columns;
+    const Weights w = w13_.from(g.expert);
+    float* gates = Scratch<Gates>::get<float>(g.count * count);
+    by_dots(w, begin, end, columns.data, columns.k, g.count, [&](int64_t t, int64_t n, const float* sums, int64_t some) {
+      std::copy_n(sums, some, gates + t * count + n - begin);
+    });
+    const Columns<F> h = hidden(g);
+    by_dots(w, half + begin, half + end, columns.data, columns.k, g.count, [&](int64_t t, int64_t n, const float* sums, int64_t some) {
+      const int64_t channel = n - half;
+      each(some, [&](int64_t i, auto access) {
+        const Vec gate = access.get(gates + t * count + channel - begin + i);
+        access.put_normal(h.data + t * h.k + channel + i, swiglu(gate, access.get(sums + i), splat(limit_)));
+      });
+    });
+  }
+
   // The channels [begin, end) of all tokens' sums over their experts.
   void combine(int64_t begin, int64_t end) {
     const int64_t most = whole(std::max(262144 / (tokens_ + 1), (end - begin) / 4), row_block);
     const Bench<F> bench(w2_.columns);
-    float* total = Scratch<Sums>::get<float>(tokens_ * most);
+    float* total = Scratch<Totals>::get<float>(tokens_ * most);
     for (int64_t c = begin; c < end; c += most) {
       const int64_t width = std::min(most, end - c);
       std::fill_n(total, tokens_ * most, 0.0f);
@@ -136,14 +158,27 @@ class Experts {
       };
     };
     const Columns<F> columns = hidden(g);
-    if constexpr (has_fours && std::is_same_v<F, bfloat16>)
+    if constexpr (has_fours && std::is_same_v<F, Four>)
       if (in_fours<F>(w2_, g.count) && w2_.rows % row_block == 0) {
-        const auto factors = spread(columns, Scratch<Spread>::get<F>(g.count * columns.k));
+        const auto factors = spread(columns.data, g.count, columns.k, Scratch<Spread>::get<F>(g.count * columns.k));
         for (int64_t r = 0; r < width; r += row_block) multiply_few(fours(w2_, g.expert, c + r), factors, block(r));
         return;
       }
+    if constexpr (!fast_pairs)
+      if (columns.in_rows()) return add_few(g, c, width, columns, total, stride);
     for (int64_t r = 0; r < width; r += row_block)
       multiply(bench.block(w2_, g.expert, c + r, width - r), columns, bench.products, block(r));
+  }
+
+  // The same for few copies, by weights where they lie.
+  void add_few(const Group& g, int64_t c, int64_t width, const Columns<float>& columns, float* total, int64_t stride) {
+    by_dots(w2_.from(g.expert), c, c + width, columns.data, columns.k, g.count, [&](int64_t t, int64_t n, const float* sums, int64_t some) {
+      const int32_t copy = order_[g.begin + t];
+      float* to = total + copy / k_ * stride + n - c;
+      each(some, [&](int64_t i, auto access) {
+        access.put(to + i, fma(splat(weights_[copy]), access.get(sums + i), access.get(to + i)));
+      });
+    });
   }
 
   const T* x_;

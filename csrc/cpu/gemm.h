@@ -18,14 +18,28 @@ constexpr int64_t gemm_tokens = 512;
 constexpr int64_t rows_together = 32;  // of weights, by one thread: whole tiles
 constexpr int64_t once = 32;           // tokens: fewer meet each weight once, so it is best left where it lies
 
-inline Sizes sizes(int64_t tokens) { return tokens <= once ? Sizes{rows_together, 256} : Sizes{512, 256}; }
+template <class F>
+Sizes sizes(int64_t tokens) {
+  return tokens <= once ? Sizes{rows_together, 256} : Sizes{256 * word<F>, 256};
+}
 
-// Rows of weights as factors, padded to whole tiles: `rows` from `row` on, columns [first, last).
+// Asks for the columns [first, last) of a row: short pieces of rows are nothing that processors fetch ahead by themselves.
+inline void ask_for(const Weights& w, int64_t row, int64_t first, int64_t last) {
+  visit(w.format.element, [&](auto element) {
+    using E = decltype(element);
+    const auto* end = reinterpret_cast<const char*>(w.at<E>(row, last));
+    for (auto* p = reinterpret_cast<const char*>(w.at<E>(row, first)); p < end; p += 64) prefetch(p);
+  });
+}
+
+// Rows of weights as factors, padded to whole tiles: `rows` from `row` on, columns [first, last). Those that come next are asked for.
 template <class F>
 const F* expanded(const Weights& w, int64_t row, int64_t rows, int64_t first, int64_t last, bool scaled) {
   const int64_t width = whole(last - first, 32), tall = whole(rows, 16);
+  const bool more = last < w.columns;
   F* values = Scratch<struct Expanded>::template get<F>(tall * width);
   for (int64_t i = 0; i < rows; ++i) {
+    more ? ask_for(w, row + i, last, std::min(2 * last - first, w.columns)) : ask_for(w, row + rows + i, 0, last - first);
     if constexpr (std::is_same_v<F, bfloat16>)
       if (!scaled) {
         unscaled(w, row + i, first, last, values + i * width, width);
@@ -85,7 +99,7 @@ void block_sums(const Weights& w, int64_t row, int64_t rows, const F* panels, in
     product<Sum::added>(w.at<F>(row, 0), w.columns, rows, panels, panel, tokens, first, c, tokens);
   }
   for (int64_t last; first < w.columns; first = last) {
-    last = std::min(first + sizes(tokens).columns, w.columns);
+    last = std::min(first + sizes<F>(tokens).columns, w.columns);
     const int64_t step = exact<F>(w, row, rows, first, last) ? rows : rows_together;
     for (int64_t r = 0; r < rows; r += step)
       add_columns(w, row + r, std::min(step, rows - r), first, last, panels, tokens, c + r * tokens);
@@ -116,7 +130,7 @@ template <class F, class Put>
 void by_panels(const Weights& w, int64_t begin, int64_t end, const F* panels, int64_t tokens, Put&& put) {
   [[maybe_unused]] const Tiles tiles;
   for (int64_t token = 0; token < tokens; token += gemm_tokens) {
-    const int64_t some = std::min(gemm_tokens, tokens - token), tall = sizes(some).rows;
+    const int64_t some = std::min(gemm_tokens, tokens - token), tall = sizes<F>(some).rows;
     for (int64_t row = begin; row < end; row += tall) {
       const int64_t rows = std::min(tall, end - row);
       const int64_t padded = whole(some, panel_columns);

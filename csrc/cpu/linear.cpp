@@ -78,22 +78,20 @@ void with_few(const Call& call, const X* x) {
   });
 }
 
-#if defined(__AVX512BF16__)
-
 // MXFP4 in whole blocks, whose numbers are looked up in an order of their own (`fours.h`).
 bool lies_in_fours(const Call& call) {
-  return call.groups == 1 && call.w.rows % row_block == 0 && in_fours<bfloat16>(call.w, std::min(call.tokens, few));
+  return call.groups == 1 && call.w.rows % row_block == 0 && in_fours<Four>(call.w, std::min(call.tokens, few));
 }
 
-void with_fours(const Call& call) {
+template <class T>
+void with_fours(const Call& call, const T* x) {
   const int64_t columns = call.w.columns;
-  const Columns<bfloat16> x{static_cast<bfloat16*>(const_cast<void*>(call.x)), call.tokens, columns};
-  const auto factors = spread(x, Scratch<struct Spread>::template get<bfloat16>(call.tokens * columns));
+  const auto factors = spread(x, call.tokens, columns, Scratch<struct Spread>::template get<Four>(call.tokens * columns));
   by_rows(call, [&](int64_t, int64_t first, int64_t last) {
     const Storing put(call, 0);
     for (int64_t r = first; r < last; r += row_block)
       for (int64_t t = 0; t < call.tokens; t += few) {
-        const Columns<bfloat16> some{factors.data + t * columns, std::min(few, call.tokens - t), columns};
+        const Columns<Four> some{factors.data + t * columns, std::min(few, call.tokens - t), columns};
         multiply_few(fours(call.w, 0, r), some, [&](int64_t m, int64_t i, Vec y) {
           float sums[Vec::lanes];
           store(sums, y);
@@ -102,8 +100,6 @@ void with_fours(const Call& call) {
       }
   });
 }
-
-#endif
 
 // x in panels of factors.
 template <class F, class T>
@@ -134,9 +130,8 @@ void compute(const Call& call) {
   const T* x = static_cast<const T*>(call.x);
   const bool alone = call.tokens <= few_tokens(call.w);
   if constexpr (std::is_same_v<T, bfloat16>) {
-#if defined(__AVX512BF16__)
-    if (alone && lies_in_fours(call)) return with_fours(call);
-#endif
+    if constexpr (has_fours)
+      if (alone && lies_in_fours(call)) return with_fours(call, x);
     if (multiplies_pairs(call.w)) return alone ? with_few(call, x) : with_many(call, in_panels<Factor<T>>(call, x));
   }
   alone ? with_few(call, as<float>(x, call.tokens * call.stride())) : with_many(call, in_panels<float>(call, x));

@@ -28,8 +28,14 @@ enum class Sum { stored, added };
 
 namespace {
 
-inline Vec add_product(const float* a, const float* b, Vec c) { return fma(splat(*a), load(b), c); }
-inline Vec add_product(const bfloat16* a, const bfloat16* b, Vec c) { return dot(splat_pair(a), load_pairs(b), c); }
+// A word in every lane, and as many words as there are lanes.
+inline Vec splat_word(const float* p) { return splat(*p); }
+inline Pairs splat_word(const bfloat16* p) { return splat_pair(p); }
+inline Vec load_words(const float* p) { return load(p); }
+inline Pairs load_words(const bfloat16* p) { return load_pairs(p); }
+
+inline Vec add_product(Vec a, Vec b, Vec c) { return fma(a, b, c); }
+inline Vec add_product(Pairs a, Pairs b, Vec c) { return dot(a, b, c); }
 
 // R rows of a by V vectors of a panel, or of several that are `panel` apart.
 template <Sum sum, int R, int V, class F>
@@ -38,11 +44,15 @@ void rows_by_vectors(const F* a, int64_t lda, const F* b, int64_t panel, int64_t
   Vec sums[R][V];
   for (int r = 0; r < R; ++r)
     for (int v = 0; v < V; ++v) sums[r][v] = sum == Sum::added ? load(c + r * ldc + v * Vec::lanes) : zero();
-  for (int64_t i = 0; i < k; i += word<F>)
-    for (int v = 0; v < V; ++v) {
-      const F* right = b + v / across * panel + i * panel_columns + v % across * Vec::lanes * word<F>;
-      for (int r = 0; r < R; ++r) sums[r][v] = add_product(a + r * lda + i, right, sums[r][v]);
+  for (int64_t i = 0; i < k; i += word<F>) {
+    decltype(load_words(b)) right[V];
+    for (int v = 0; v < V; ++v)
+      right[v] = load_words(b + v / across * panel + i * panel_columns + v % across * Vec::lanes * word<F>);
+    for (int r = 0; r < R; ++r) {
+      const auto left = splat_word(a + r * lda + i);
+      for (int v = 0; v < V; ++v) sums[r][v] = add_product(left, right[v], sums[r][v]);
     }
+  }
   for (int r = 0; r < R; ++r)
     for (int v = 0; v < V; ++v) store(c + r * ldc + v * Vec::lanes, sums[r][v]);
 }
@@ -50,7 +60,9 @@ void rows_by_vectors(const F* a, int64_t lda, const F* b, int64_t panel, int64_t
 template <Sum sum, int R, int panels, class F>
 void by_vectors(const F* a, int64_t lda, int64_t m, const F* b, int64_t panel, int64_t k, float* c, int64_t ldc) {
   constexpr int V = panels * int(panel_columns) / Vec::lanes;
-  for (int64_t i = 0; i < m; i += R) rows_by_vectors<sum, R, V>(a + i * lda, lda, b, panel, k, c + i * ldc, ldc);
+  int64_t i = 0;
+  for (; i + R <= m; i += R) rows_by_vectors<sum, R, V>(a + i * lda, lda, b, panel, k, c + i * ldc, ldc);
+  for (; i < m; i += 2) rows_by_vectors<sum, 2, V>(a + i * lda, lda, b, panel, k, c + i * ldc, ldc);  // 2 or 4 are left of 6
 }
 
 #if defined(__AMX_BF16__)
@@ -105,12 +117,11 @@ void panels_product(const F* a, int64_t lda, int64_t m, const F* b, int64_t pane
 #if defined(__AMX_BF16__)
   if constexpr (std::is_same_v<F, bfloat16>) return by_tiles<sum, panels>(a, lda, m, b, panel, k, c, ldc, ahead);
 #endif
-  constexpr int registers = Vec::lanes == 16 ? 16 : 8;  // for sums: half of those that the level has
-  constexpr int R = registers * Vec::lanes / int(panel_columns) / panels;
-  if constexpr (R >= 2) {
+  constexpr int R = Vec::lanes == 16 ? 16 / panels : Vec::lanes == 8 ? 6 : 2;  // rows whose sums, and more, fit the registers
+  if constexpr (Vec::lanes == 16) {
     by_vectors<sum, R, panels>(a, lda, m, b, panel, k, c, ldc);
   } else {  // narrow vectors: a panel fills the registers
-    for (int p = 0; p < panels; ++p) by_vectors<sum, R * panels, 1>(a, lda, m, b + p * panel, panel, k, c + p * 16, ldc);
+    for (int p = 0; p < panels; ++p) by_vectors<sum, R, 1>(a, lda, m, b + p * panel, panel, k, c + p * 16, ldc);
   }
 }
 

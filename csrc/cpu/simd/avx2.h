@@ -15,6 +15,10 @@ struct Pairs {
   __m256i r;
 };
 
+struct Split {
+  Vec even, odd;
+};
+
 inline Vec splat(float x) { return {_mm256_set1_ps(x)}; }
 inline Vec zero() { return {_mm256_setzero_ps()}; }
 
@@ -131,13 +135,14 @@ inline Pairs splat_pair(const bfloat16* p) {
   return {_mm256_set1_epi32(both)};
 }
 
-inline Vec dot(Pairs a, Pairs b, Vec c) {
-  const __m256i high = _mm256_set1_epi32(int32_t(0xffff0000u));
-  const Vec first{_mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_slli_epi32(a.r, 16)),
-                                  _mm256_castsi256_ps(_mm256_slli_epi32(b.r, 16)), c.r)};
-  return {_mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_and_si256(a.r, high)),
-                          _mm256_castsi256_ps(_mm256_and_si256(b.r, high)), first.r)};
+inline Split split(Pairs x) {
+  return {{_mm256_castsi256_ps(_mm256_slli_epi32(x.r, 16))},
+          {_mm256_castsi256_ps(_mm256_and_si256(x.r, _mm256_set1_epi32(int32_t(0xffff0000u))))}};
 }
+
+inline Vec dot(Split a, Split b, Vec c) { return fma(a.odd, b.odd, fma(a.even, b.even, c)); }
+
+inline Vec dot(Pairs a, Pairs b, Vec c) { return dot(split(a), split(b), c); }
 
 // Quantised numbers (`formats.h`).
 
@@ -158,6 +163,70 @@ inline Pairs load_pairs(const int8_t* p) {
   const __m256 even = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(both, 16), 16));
   const __m256 odd = _mm256_cvtepi32_ps(_mm256_srai_epi32(both, 16));
   return {_mm256_or_si256(_mm256_srli_epi32(_mm256_castps_si256(even), 16), _mm256_castps_si256(odd))};
+}
+
+#define DEEPPORT_SPLITS_FLOATS  // products with weights of other types take them apart as Split
+#define DEEPPORT_FOURS  // numbers of four bits become factors in registers (`fours.h`)
+
+inline Split load_split(const float* p) {
+  const __m256 low = _mm256_loadu_ps(p), high = _mm256_loadu_ps(p + 8);
+  const auto in_order = [](__m256 x) { return Vec{_mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(x), 0xd8))}; };
+  return {in_order(_mm256_shuffle_ps(low, high, 0x88)), in_order(_mm256_shuffle_ps(low, high, 0xdd))};
+}
+
+inline Split load_split(const bfloat16* p) { return split(load_pairs(p)); }
+inline Split load_split(const e2m1_pair* p) { return split(load_pairs(p)); }
+
+// Of 64 numbers the first of every four, and so on, the first half's in the lower half of a vector: of those that are 16 apart.
+inline void load_spread(const e2m1_pair* p, Vec (&factors)[8]) {
+  const __m256i low = _mm256_broadcastsi128_si256(_mm_setr_epi8(0x00, 0x00, char(0x80), char(0xc0), 0x00, 0x40, char(0x80), char(0xc0),
+                                                                0x00, 0x00, char(0x80), char(0xc0), 0x00, 0x40, char(0x80), char(0xc0)));
+  const __m256i high = _mm256_broadcastsi128_si256(
+      _mm_setr_epi8(0x00, 0x3f, 0x3f, 0x3f, 0x40, 0x40, 0x40, 0x40, char(0x80), char(0xbf), char(0xbf), char(0xbf), char(0xc0),
+                    char(0xc0), char(0xc0), char(0xc0)));
+  const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), nibble = _mm256_set1_epi8(15);
+  const __m256i codes[2] = {_mm256_and_si256(bytes, nibble), _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble)};
+  for (int h = 0; h < 2; ++h) {
+    const __m256i l = _mm256_shuffle_epi8(low, codes[h]), u = _mm256_shuffle_epi8(high, codes[h]);
+    const Split first = split({_mm256_unpacklo_epi8(l, u)}), second = split({_mm256_unpackhi_epi8(l, u)});
+    factors[h] = first.even, factors[2 + h] = first.odd, factors[4 + h] = second.even, factors[6 + h] = second.odd;
+  }
+}
+
+// Two powers of two, each in four lanes.
+inline Vec load_spread(const e8m0* p) {
+  uint16_t both;
+  std::memcpy(&both, p, sizeof both);
+  const __m128i each = _mm_shuffle_epi8(_mm_cvtsi32_si128(both), _mm_set1_epi64x(0x0101010100000000));
+  const __m256i high = _mm256_slli_epi32(_mm256_cvtepu8_epi32(each), 23);
+  // 2^-127 is subnormal; 255 is NaN.
+  const __m256i quiet = _mm256_set1_epi32(0x400000), nan = _mm256_cmpeq_epi32(high, _mm256_set1_epi32(0x7f800000));
+  return {_mm256_castsi256_ps(_mm256_or_si256(_mm256_max_epu32(high, quiet), _mm256_and_si256(nan, quiet)))};
+}
+
+inline Split load_split(const int8_t* p) {
+  const __m256i both = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return {{_mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(both, 16), 16))},
+          {_mm256_cvtepi32_ps(_mm256_srai_epi32(both, 16))}};
+}
+
+// Exponent and mantissa are put where a bfloat16 has them, which is the same number over a power of two, subnormal or not.
+inline Split split_small(__m256i wide, __m256i nan, float factor) {
+  const __m256i sign = _mm256_and_si256(wide, _mm256_set1_epi16(int16_t(0x8000)));
+  const __m256i size = _mm256_and_si256(_mm256_slli_epi16(wide, 4), _mm256_set1_epi16(0x07f0));
+  const __m256i none = _mm256_and_si256(nan, _mm256_set1_epi16(0x7fc0));
+  const Split found = split({_mm256_or_si256(_mm256_or_si256(sign, size), none)});
+  return {found.even * splat(factor), found.odd * splat(factor)};
+}
+
+inline Split load_split(const e4m3* p) {
+  const __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), low = _mm256_set1_epi16(127);
+  return split_small(wide, _mm256_cmpeq_epi16(_mm256_and_si256(wide, low), low), 0x1p120f);
+}
+
+inline Split load_split(const e4m3fnuz* p) {
+  const __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return split_small(wide, _mm256_cmpeq_epi16(wide, _mm256_set1_epi16(-128)), 0x1p119f);
 }
 
 }  // namespace deepport::DEEPPORT_LEVEL

@@ -182,6 +182,10 @@ inline Pairs load_pairs(const e2m1_pair* p, int exponent) {
   return {_mm512_permutexvar_epi16(_mm512_srlv_epi16(words, _mm512_set1_epi64(0x000c000800040000)), scaled)};
 }
 
+#if defined(__AVX512BF16__)
+#define DEEPPORT_FOURS  // numbers of four bits become factors in registers (`fours.h`)
+#endif
+
 // Of 4 * 32 numbers that lie one after the other: the first of every four, the second, ...
 inline void load_spread(const e2m1_pair* p, Pairs (&parts)[4]) {
   const __m512i table = values_of_four_bits(), words = _mm512_loadu_si512(p);

@@ -53,12 +53,32 @@ inline Pairs load_pairs(const e2m1_pair* p) {
 
 #endif
 
+#if !defined(__AVX2__) || defined(__AVX512F__)
+
+using Split = Pairs;
+
+inline Split split(Pairs x) { return x; }
+
+template <class E>
+inline Split load_split(const E* p) {
+  return load_pairs(p);
+}
+
+#endif
+
 // n < Pairs::lanes values, the rest 0; n is even where two values are packed.
 template <class E>
 inline Pairs load_pairs_part(const E* p, int64_t n) {
   E whole[Pairs::lanes / packing<E>] = {};
   std::memcpy(whole, p, size_t(n / packing<E>) * sizeof(E));
   return load_pairs(whole);
+}
+
+template <class E>
+inline Split load_split_part(const E* p, int64_t n) {
+  E whole[Pairs::lanes / packing<E>] = {};
+  std::memcpy(whole, p, size_t(n / packing<E>) * sizeof(E));
+  return load_split(whole);
 }
 
 }  // namespace deepport::DEEPPORT_LEVEL
