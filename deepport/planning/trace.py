@@ -134,7 +134,8 @@ class _Tracing(TorchDispatchMode):
     def _call(self, name: str, args: tuple[Any, ...], made: list[Tensor]) -> Call:
         operator = operators[name]
         given = operator.bind(args)
-        self._keep(signature_of(name, given))
+        if candidates := self._kernels.get(name):
+            self._keep(candidates, signature_of(name, given))
         cost = operator.cost(*given.values())
         # No cost counts page tables, which are made anew for each step.
         fleeting = [
@@ -150,9 +151,9 @@ class _Tracing(TorchDispatchMode):
         row = state / max(given["ids"].numel(), 1) if name == GATHER else 0.0
         return Call(self._site(), name, cost.flops, cost.bytes, state, _element(given), row)
 
-    def _keep(self, signature: Signature) -> None:
+    def _keep(self, candidates: Sequence[Kernel], signature: Signature) -> None:
         """By the kernel that serves such a call."""
-        serving = next((k for k in self._kernels.get(signature.operator, ()) if k.supports(signature)), None)
+        serving = next((k for k in candidates if k.supports(signature)), None)
         for buffer, size in serving.keeps(signature).items() if serving is not None else ():
             self.kept[buffer] = max(self.kept.get(buffer, 0), size)
 
