@@ -17,7 +17,7 @@ from deepport.policy import Session
 from deepport.runtime import HostRuntime
 
 _BYTES = 256 << 20
-"""Of the file: what a disk's own memory holds of it is little."""
+"""Of the file. A virtual machine's host may keep it in memory of its own: the rate is then more than the disk's, and a bound."""
 
 _ROWS = 512
 """Rows of one probe."""
