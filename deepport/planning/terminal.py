@@ -45,7 +45,7 @@ def render(plan: Plan, every: bool, file: TextIO) -> None:
         _fetched(step.fetched, file)
     if plan.claims is not None:
         file.write("\n" + "".join(f"{line}\n" for line in promised(plan.claims)))
-    file.write("\nwhat if (upper bounds by model)\n")
+    file.write("\nwhat if (tokens a second: upper bounds by model)\n")
     show(WHAT_IF, (variant(v) for v in plan.variants), file)
     file.write("\nassumed, so that every rate is an upper bound by model, and none a performance:\n")
     for line in (*ASSUMED, *of_the_chip(plan.asked.chip)):
@@ -157,7 +157,7 @@ def checked_line(line: Line) -> tuple[str, ...]:
     return line.what, f"at least {duration(line.planned)}", duration(line.measured), ratio, line.verdict
 
 
-FETCHED = ("engram before layer", ">rows a device", ">arrive after", ">cover", "hidden", ">a link needs")
+FETCHED = ("engram layer", ">rows a device", ">arrive after", ">cover", "hidden", ">a link needs")
 
 
 def fetch(found: Fetch) -> tuple[str, ...]:
@@ -174,7 +174,7 @@ def _hidden(hidden: bool | None, waits: float) -> str:
     return {True: "yes", False: f"no: {duration(waits)} more", None: UNKNOWN}[hidden]
 
 
-WHAT_IF = ("change", ">a device", "fits", ">host", ">decode tokens/s", "bound by", ">prefill tokens/s", "bound by ")
+WHAT_IF = ("change", ">a device", "fits", ">host", ">decode /s", "bound by", ">prefill /s", "bound by ")
 
 
 def variant(found: Variant) -> tuple[str, ...]:

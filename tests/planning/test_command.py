@@ -58,7 +58,7 @@ def test_the_text_says_what_lies_on_the_host() -> None:
     assert "82.5 MB of the host's memory, 0.00413% of 1 x 2 TB" in shown
     assert "engram's tables on the host instead of the devices; in brackets what the design promises" in shown
     assert "host's memory for 41.3 M parameters: 82.5 MB, 200 GB for 100 G [200 GB]" in shown
-    assert "engram before layer rows a device arrive after cover hidden a link needs 1 2.05 kB" in shown
+    assert "engram layer rows a device arrive after cover hidden a link needs 1 2.05 kB" in shown
 
 
 def plan(model: str = "mini-engram", chip: str = "h100", **changes: object) -> Plan:
@@ -69,7 +69,7 @@ def plan(model: str = "mini-engram", chip: str = "h100", **changes: object) -> P
 def test_the_page_shows_all_of_it_and_loads_nothing() -> None:
     page = render(plan())
     assert page.count("<svg") == 3 and "http-equiv" in page
-    assert "upper bound by model" in page and "engram before layer" in page
+    assert "upper bound by model" in page and "engram layer" in page
     assert "NVIDIA H100 Tensor Core GPU" in page
     assert "Planned, and measured" not in page
 
