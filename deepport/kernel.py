@@ -69,7 +69,8 @@ class Kernel:
     """One backend's way of computing an operator; its identity is (operator, backend, name).
 
     `supports` is a pure function of the signature. `mutates` repeats the operator's declared mutations, so that a kernel
-    which writes to an argument has to say so to be accepted.
+    which writes to an argument has to say so to be accepted. `keeps` tells a plan what the kernel needs for itself and keeps for
+    later calls, in bytes at most: by buffer, for kernels of a backend share those that they call the same.
     """
 
     operator: str
@@ -77,6 +78,7 @@ class Kernel:
     run: Callable[..., Any]
     supports: Callable[[Signature], Support] = lambda signature: YES
     mutates: tuple[str, ...] = ()
+    keeps: Callable[[Signature], Mapping[str, int]] = lambda signature: {}
 
 
 def signature_of(operator: str, arguments: Mapping[str, Any]) -> Signature:

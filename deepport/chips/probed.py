@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from deepport.bench.limits import Limits
 from deepport.bench.peak import GATHERED, MEMORY, gather_name, gemm_name
 from deepport.bench.run import peaks
 from deepport.bench.timing import Stopwatch
+from deepport.chips.mapped import MappedFile
 from deepport.chips.profile import Arithmetic, Number, Profile, Source
 from deepport.graph import Repeated
 from deepport.policy import Session
@@ -28,12 +30,12 @@ _GEMMS: tuple[Arithmetic, ...] = ("float32", "bfloat16", "int8")
 
 
 class Prober:
-    """Probes of one device. Each call of `round` probes everything once more.
+    """Probes of one device. Each call of `round` probes everything once more; a file's rows where a folder for it is named.
 
     A shared machine's limits change within seconds: a bound that shall hold needs the most that they ever were.
     """
 
-    def __init__(self, name: str, index: int, device: str) -> None:
+    def __init__(self, name: str, index: int, device: str, folder: Path | None = None) -> None:
         self.backend, self.name = name, device
         self.started = backend.start(name)
         self._device = current(self.started.device_type, index)
@@ -43,12 +45,18 @@ class Prober:
         self._limits = Limits(peaks(name, self._device, machine.beyond(caches, self._device.type)), self._stopwatch)
         self._launches: list[float] = []
         self._copies: list[float] = []
+        self._file = MappedFile(folder) if folder is not None else None
+        self._rows: dict[int, list[float]] = {}
 
     def round(self) -> None:
         self._limits.probe_every()
         self._launches.append(_launch(self._device, self._stopwatch))
         if self._device.type != "cpu":
             self._copies.append(_COPIED / _copy(self._device, self._stopwatch))
+        if self._file is not None:
+            for row in GATHERED:
+                if (rate := self._file.rate(row)) is not None:
+                    self._rows.setdefault(row, []).append(rate)
 
     def profile(self, name: str) -> Profile:
         """What was found, under a name; at least one round has been."""
@@ -62,7 +70,8 @@ class Prober:
             cache=Number(value=largest.bytes, source=SOURCE) if largest is not None and held else None,
             cache_bandwidth=held,
             gather={row: most[gather_name(row)] for row in GATHERED if gather_name(row) in most},
-            link=_number(max(self._copies), sorted(self._copies)[len(self._copies) // 2]) if self._copies else None,
+            file={row: _most(rates) for row, rates in self._rows.items()},
+            link=_most(self._copies) if self._copies else None,
             launch=Number(value=min(self._launches), source=SOURCE, note=f"of {_CALLS} calls that do next to nothing"),
             flops={kind: most[gemm_name(kind)] for kind in _GEMMS if gemm_name(kind) in most},
             sources={SOURCE: self._source()},
@@ -74,6 +83,10 @@ class Prober:
         how = f"{len(self._launches)} probes by {torch.get_num_threads()} threads"
         title = f"deepport probe on {self.name}: the most of {how} ({said})"
         return Source(title=title, by="measured", date=datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def _most(rates: list[float]) -> Number:
+    return _number(max(rates), sorted(rates)[len(rates) // 2])
 
 
 def _number(most: float, median: float) -> Number:

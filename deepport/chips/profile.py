@@ -57,6 +57,7 @@ class Profile(_Frozen):
         memory, bandwidth: of the device.
         cache, cache_bandwidth: of its last level of cache; what it holds need not come from memory.
         gather: bytes a second of rows read at random, by a row's bytes; never more than bandwidth.
+        file: the same of a mapped file on the host's disk, of which nothing is in memory.
         flops: operations a second by arithmetic, dense, summed in float32 (or int32).
         lacks: arithmetic that the chip has not got: weights of such elements are decoded to what it has.
         link: from the host's memory to the device, one way.
@@ -75,6 +76,7 @@ class Profile(_Frozen):
     cache: Number | None = None
     cache_bandwidth: Number | None = None
     gather: dict[int, Number] = {}
+    file: dict[int, Number] = {}
     link: Number | None = None
     launch: Number | None = None
     host_memory: Number | None = None
@@ -101,11 +103,24 @@ class Profile(_Frozen):
             if (number := getattr(self, name)) is not None:
                 yield name, number
         yield from ((f"gather {row} B", number) for row, number in self.gather.items())
+        yield from ((f"file {row} B", number) for row, number in self.file.items())
         yield from ((f"flops {name}", number) for name, number in self.flops.items())
 
     def value(self, name: Literal["memory", "bandwidth", "cache", "link", "launch", "host_memory"]) -> float | None:
         number: Number | None = getattr(self, name)
         return None if number is None else number.value
+
+    def hosts(self, devices: int) -> int:
+        """Hosts that so many devices need."""
+        return -(-devices // self.host_devices)
+
+    def rows_from_file(self, row: int) -> float | None:
+        """Bytes a second of rows of so many bytes at most: as of larger ones, or as many rows a second as of the largest."""
+        known = sorted((r, n.value) for r, n in self.file.items())
+        if not known:
+            return None
+        largest, rate = known[-1]
+        return next((rate for r, rate in known if r >= row), rate * row / largest)
 
     def fastest(self, element: str) -> tuple[Arithmetic, float] | None:
         """The arithmetic that computes most with weights of this element, and its rate; None where none is known."""

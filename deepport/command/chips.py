@@ -64,7 +64,7 @@ def shown(name: str, value: float) -> str:
 
         return duration(value)
     sizes = {"memory": "B", "cache": "B", "host_memory": "B"}
-    return scaled(value, "op/s" if name.startswith("flops") else sizes.get(name, "B/s"))
+    return scaled(value, "OP/s" if name.startswith("flops") else sizes.get(name, "B/s"))
 
 
 def _list(profiles: Iterable[Profile]) -> None:

@@ -41,8 +41,9 @@ def probe(
 ) -> None:
     """Measure the limits of this machine, and write them as a chip's profile.
 
-    Memory read in order and at random rows, products of matrices by number format, a call that does next to nothing, and, of
-    an accelerator, the link from the host. Other work on the machine makes the profile too slow: a bound by it may be passed.
+    Memory read in order and at random rows, rows of a mapped file that is not in memory (on the disk that the profile is written
+    to), products of matrices by number format, a call that does next to nothing, and, of an accelerator, the link from the host.
+    Other work on the machine makes the profile too slow: a bound by it may be passed.
     """
     with failures(traceback):
         place = find_device(device)
@@ -50,12 +51,12 @@ def probe(
         from deepport.command.chips import one
         from deepport.report import files
 
-        prober = probed.Prober(place.backend, place.index, place.facts.name)
+        path = output or shelf.own() / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        prober = probed.Prober(place.backend, place.index, place.facts.name, path.parent)
         for _ in range(rounds):
             prober.round()
         profile = prober.profile(name)
-        path = output or shelf.own() / f"{name}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
         files.write(path, profile.model_dump_json(indent=2, exclude_defaults=True) + "\n")
         one(profile)
         sys.stdout.write(f"\nwritten to {path}: deepport plan --chip {name if output is None else output}\n")

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 
-from deepport.backend import Runtime
 from deepport.bench.model import SETTLING, Ours, drawn
 from deepport.bench.quantised import Formats, quantise
 from deepport.bench.timing import Stopwatch
@@ -63,7 +62,7 @@ class Line:
                 "not below the bound" if self.holds else "below the bound: a probe was disturbed, or the plan is wrong"
             )
         within = f"within {TOLERATED:.0%}"
-        return within if self.holds else f"not {within}: what kernels take for themselves is not planned"
+        return within if self.holds else f"not {within}: something else took memory meanwhile, or the plan is wrong"
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def measure(request: Request) -> tuple[Measured, Profile]:
     runtime.reset_peak()
     ours = Ours(model.transformer, request.capacity, request.chunk, Stopwatch(runtime))
     found = [_round(request, model, ours)]
-    memory = _held(request, runtime) - before
+    memory = runtime.memory().peak - before
     prober.round()
     for _ in range(request.rounds - 1):
         found.append(_round(request, model, ours))
@@ -158,12 +157,6 @@ def _by_operator(step: Step) -> dict[str, float]:
     for t in step.timed:
         found[t.call.operator] += t.seconds
     return found
-
-
-def _held(request: Request, runtime: Runtime) -> int:
-    """Bytes at the peak; of a process whose weights were quantised on the way, what it holds now: its peak is not reset."""
-    memory = runtime.memory()
-    return memory.peak if runtime.asynchronous or Formats.parse(request.format).plain else memory.allocated
 
 
 def _warm(request: Request) -> None:

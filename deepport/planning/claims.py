@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from deepport.planning.estimate import Estimate, Planner, hosts, needed
+from deepport.planning.estimate import Estimate, Planner, needed
 from deepport.planning.sizes import TABLES, parameters
 
 HALF, PER_HUNDRED_BILLION, SHARE = 0.5, 200e9, 0.13
@@ -55,5 +55,5 @@ def claims(planner: Planner, estimate: Estimate) -> Claims | None:
     return Claims(
         count, sum(part.bytes for part in here.parts if part.name == TABLES),
         devices * needed(chip, devices, here), devices * there.device(devices),
-        None if host is None else host * hosts(chip, devices),
+        None if host is None else host * chip.hosts(devices),
     )  # fmt: skip

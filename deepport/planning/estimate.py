@@ -11,7 +11,7 @@ from deepport.planning.bound import Timed, bound, seconds, shares
 from deepport.planning.kinds import kinds
 from deepport.planning.prefetch import Fetch
 from deepport.planning.sizes import Placement, Sizes, sizes
-from deepport.planning.trace import Trace
+from deepport.planning.trace import NOBODY, Kernels, Trace
 from deepport_model.transformer import Transformer
 
 
@@ -84,22 +84,20 @@ def fits(chip: Profile, devices: int, sizes: Sizes) -> bool | None:
         return None
     if needed(chip, devices, sizes) > memory:
         return False
-    return chip.backend == "cpu" or host is None or sizes.elsewhere("host") <= host * hosts(chip, devices)
-
-
-def hosts(chip: Profile, devices: int) -> int:
-    """Hosts that so many devices need."""
-    return -(-devices // chip.host_devices)
+    return chip.backend == "cpu" or host is None or sizes.elsewhere("host") <= host * chip.hosts(devices)
 
 
 class Planner:
-    """Plans of one model. Steps are traced once, whatever the chip."""
+    """Plans of one model. Steps are traced once, whatever the chip.
 
-    def __init__(self, transformer: Transformer) -> None:
+    `kernels` are those that will serve, where they are here to tell what they need for themselves.
+    """
+
+    def __init__(self, transformer: Transformer, kernels: Kernels = NOBODY) -> None:
         self.transformer = transformer
         few = kinds(transformer)
-        self._decode = cache(lambda batch, depth: trace.decode(few, batch, depth))
-        self._prefill = cache(lambda tokens, context: trace.prefill(few, tokens, context))
+        self._decode = cache(lambda batch, depth: trace.decode(few, batch, depth, kernels))
+        self._prefill = cache(lambda tokens, context: trace.prefill(few, tokens, context, kernels))
 
     def estimate(self, chip: Profile, devices: int, load: Load) -> Estimate:
         decode, prefill = self._traces(load)
@@ -110,14 +108,22 @@ class Planner:
         )  # fmt: skip
 
     def sizes(self, load: Load) -> Sizes:
-        peak = max(t.peak for t in self._traces(load))
-        return sizes(self.transformer, load.batch, load.context, load.chunk, load.engram, peak)
+        return self._sizes(load, *self._traces(load))
 
     def sizes_like(self, load: Load, known: Estimate) -> Sizes:
         """Of another batch or context than a known estimate's, without tracing again: results grow with the batch at most."""
         decode, prefill = self._traces(known.load)
-        peak = max(prefill.peak, -(-decode.peak * load.batch // known.load.batch))
-        return sizes(self.transformer, load.batch, load.context, load.chunk, load.engram, peak)
+
+        def grown(size: int) -> int:
+            return -(-size * load.batch // known.load.batch)
+
+        kept = {buffer: grown(size) for buffer, size in decode.kept.items()}
+        return self._sizes(load, Trace(decode.calls, grown(decode.peak), kept), prefill)
+
+    def _sizes(self, load: Load, decode: Trace, prefill: Trace) -> Sizes:
+        own = sum(max(t.kept.get(buffer, 0) for t in (decode, prefill)) for buffer in decode.kept | prefill.kept)
+        peak = max(decode.peak, prefill.peak)
+        return sizes(self.transformer, load.batch, load.context, load.chunk, load.engram, peak, own)
 
     def _traces(self, load: Load) -> tuple[Trace, Trace]:
         tokens = min(load.chunk, load.context)
@@ -125,7 +131,8 @@ class Planner:
 
     def _step(self, found: Trace, tokens: int, chip: Profile, devices: int, load: Load) -> Step:
         timed = bound(found.calls, chip, devices)
-        if load.engram == "device" or chip.backend == "cpu":
+        if load.engram == "device" or (load.engram == "host" and chip.backend == "cpu"):
             return Step(tokens, timed, [])
         timed = prefetch.computed(timed)
-        return Step(tokens, timed, prefetch.fetches(self.transformer, tokens, timed, chip, devices))
+        mapped = load.engram == "mmap"
+        return Step(tokens, timed, prefetch.fetches(self.transformer, tokens, timed, chip, devices, mapped))

@@ -27,7 +27,7 @@ def render(plan: Plan, checked: Checked | None = None) -> str:
         "host": terminal.host(plan), "parts": parts,
         "assumed": (*ASSUMED, *terminal.of_the_chip(plan.asked.chip)),
         "steps": [
-            {"name": name, "bounded": terminal.bounded(step), "operators": operators(step.timed),
+            {"name": name, "bounded": terminal.bounded(step, e.fits), "operators": operators(step.timed),
              "fetched": [terminal.fetch(f) for f in step.fetched], "plot": Markup(plot.times(step, name))}
             for name, step in steps
         ],

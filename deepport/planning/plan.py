@@ -5,13 +5,14 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 
-from deepport import formats
+from deepport import backend, formats
 from deepport.bench.quantised import Formats, quantise
 from deepport.chips.profile import Profile
 from deepport.errors import BadInput
 from deepport.planning.claims import Claims, claims
 from deepport.planning.estimate import Estimate, Load, Planner
 from deepport.planning.fit import Remedy, largest_batch, largest_context, remedies
+from deepport.planning.trace import NOBODY, Kernels
 from deepport.planning.whatif import Variant, variants
 from deepport_model.loading import shaped
 from deepport_model.presets import PRESETS
@@ -64,7 +65,8 @@ def make(asked: Asked) -> Plan:
         raise BadInput(
             f"--engram {asked.load.engram}: {asked.model} has no Engram; v4-flash-engram and mini-engram have"
         )
-    planner, others = Planner(transformer), _others(asked, transformer)
+    kernels = _kernels(asked.chip)
+    planner, others = Planner(transformer, kernels), _others(asked, transformer, kernels)
     found = planner.estimate(asked.chip, asked.devices, asked.load)
     return Plan(
         asked, found, remedies(planner, found, others), largest_batch(planner, found), largest_context(planner, found),
@@ -82,7 +84,12 @@ def precision(model: str, dtype: str | None) -> str | None:
     return dtype or ("bfloat16" if model in PRESETS else None)
 
 
-def _others(asked: Asked, transformer: Transformer) -> dict[str, Planner]:
+def _kernels(chip: Profile) -> Kernels:
+    """Of a processor's backend, which is here wherever plans are; other backends' kernels need their device."""
+    return backend.start(chip.backend).kernels if chip.backend == "cpu" else NOBODY
+
+
+def _others(asked: Asked, transformer: Transformer, kernels: Kernels) -> dict[str, Planner]:
     """The model in other formats than it has; none of a checkpoint that is quantised: it has its own."""
     if asked.format == formats.PLAIN and any(
         getattr(m, "format", formats.PLAIN) != formats.PLAIN for m in transformer.modules()
@@ -93,5 +100,5 @@ def _others(asked: Asked, transformer: Transformer) -> dict[str, Planner]:
     found = {}
     for name in names:
         with suppress(BadInput):  # blocks of some formats are too large for small models
-            found[name] = Planner(in_format(asked.model, asked.dtype, name))
+            found[name] = Planner(in_format(asked.model, asked.dtype, name), kernels)
     return found

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure as Canvas
 from deepport.planning.bound import LAUNCH, MEMORY, UNKNOWN, operators
 from deepport.planning.estimate import Estimate, Step
 from deepport.planning.plan import Plan
-from deepport.planning.sizes import ACTIVATIONS, TABLES
+from deepport.planning.sizes import ACTIVATIONS, KEPT, TABLES
 from deepport.report.drawing import BAD, GAP, GOOD, INK, MUTED, drawing, frame, svg
 from deepport.report.words import duration
 
@@ -41,7 +41,7 @@ def memory(plan: Plan) -> str:
 def _grouped(e: Estimate) -> dict[str, float]:
     found = dict.fromkeys((group for group, _ in _GROUPS), 0.0)
     for part in e.sizes.parts:
-        name = "weights" if part.name.startswith("weights") else part.name
+        name = "weights" if part.name.startswith("weights") else ACTIVATIONS if part.name == KEPT else part.name
         found[name if name in found else "caches"] += e.sizes.share(part, e.devices)
     return found
 

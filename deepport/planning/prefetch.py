@@ -3,6 +3,9 @@
 All rows of a step are asked for at its start (`deepport.table`), and the link brings one table's after another's. A layer's
 cover is the least time of what is computed before it. Both times are bounds from below: hidden means hidden if the link is
 as fast as the chip's profile says.
+
+Rows of a mapped file come as those of the host's memory do where the system still has its pages there: that is what a bound
+must count with. Where it has none of them each row is a read of the disk: what that takes is told beside it.
 """
 
 from __future__ import annotations
@@ -26,6 +29,10 @@ class Fetch:
         cover: seconds of what is computed before the layer.
         waits: seconds that the layer waits, with all waiting before it taken into account.
         rate: bytes a second that the link must bring for nobody to wait; infinite without cover.
+        mapped: the rows are a mapped file's.
+        cold: seconds from the step's start until they are read where nothing of it is in memory; None where the rate of that is
+            unknown.
+        waits_cold: seconds that the layer then waits.
     """
 
     layer: int
@@ -34,6 +41,9 @@ class Fetch:
     cover: float
     waits: float
     rate: float
+    mapped: bool = False
+    cold: float | None = None
+    waits_cold: float = 0.0
 
     @property
     def hidden(self) -> bool | None:
@@ -41,21 +51,34 @@ class Fetch:
         return None if self.arrives is None else self.waits == 0.0
 
 
-def fetches(transformer: Transformer, tokens: int, timed: Sequence[Timed], chip: Profile, devices: int) -> list[Fetch]:
-    """Of a step of so many tokens, layer by layer; none without Engram."""
+def fetches(
+    transformer: Transformer, tokens: int, timed: Sequence[Timed], chip: Profile, devices: int, mapped: bool = False
+) -> list[Fetch]:
+    """Of a step of so many tokens, layer by layer; none without Engram. A processor's rows need no link."""
     engram = transformer.config.engram
     if engram is None:
         return []
     size = tokens * engram.width * transformer.dtype.itemsize / devices
-    link, found, waited, asked = chip.value("link"), [], 0.0, 0.0
-    for layer in sorted(engram.layer_ids):
-        asked += size
-        cover = _before(timed, layer)
+    link = float("inf") if chip.backend == "cpu" else chip.value("link")
+    row = _row(transformer)
+    disk = chip.rows_from_file(row) if mapped else None
+    read = tokens * engram.heads * row / chip.hosts(devices)
+    found, waited, waited_cold = [], 0.0, 0.0
+    for before, layer in enumerate(sorted(engram.layer_ids), 1):
+        asked, cover = before * size, _before(timed, layer)
         arrives = None if link is None else asked / link
-        waits = max((arrives or 0.0) - cover - waited, 0.0)
-        waited += waits
-        found.append(Fetch(layer, size, arrives, cover, waits, asked / cover if cover else float("inf")))
+        cold = None if disk is None else max(before * read / disk, arrives or 0.0)
+        waits, waits_cold = (max((t or 0.0) - cover - w, 0.0) for t, w in ((arrives, waited), (cold, waited_cold)))
+        waited, waited_cold = waited + waits, waited_cold + waits_cold
+        rate = asked / cover if cover else float("inf")
+        found.append(Fetch(layer, size, arrives, cover, waits, rate, mapped, cold, waits_cold))
     return found
+
+
+def _row(transformer: Transformer) -> int:
+    """Bytes of a table's row, without its scales."""
+    rows = next(t for name, t in transformer.named_parameters() if name.endswith(".engram.table.rows"))
+    return rows.shape[1] * rows.element_size()
 
 
 def computed(timed: Iterable[Timed]) -> list[Timed]:

@@ -17,6 +17,8 @@ Placement = Literal["device", "host", "mmap"]
 
 TABLES = "engram tables"
 ACTIVATIONS = "activations"
+KEPT = "kernels' own"
+"""What kernels need for themselves and keep from call to call, of backends whose kernels are here and tell it: cpu."""
 _CACHES = ("window cache", "compressed cache", "indexer keys", "compressor state", "engram state", "page tables")
 
 
@@ -50,8 +52,12 @@ class Sizes:
         return sum(part.bytes for part in self.parts if part.place == place)
 
 
-def sizes(transformer: Transformer, sequences: int, context: int, chunk: int, engram: Placement, peak: int) -> Sizes:
-    """`chunk`: new tokens in one step at most; `peak`: bytes of what the largest step makes (`deepport.planning.trace`)."""
+def sizes(
+    transformer: Transformer, sequences: int, context: int, chunk: int, engram: Placement, peak: int, own: int = 0
+) -> Sizes:
+    """`chunk`: new tokens in one step at most; `peak`: bytes of what the largest step makes (`deepport.planning.trace`), `own`:
+    of what kernels keep for themselves.
+    """
     found: dict[str, int] = defaultdict(int)
     for name, tensor in weights(transformer):
         found[name] += tensor.nbytes
@@ -60,7 +66,8 @@ def sizes(transformer: Transformer, sequences: int, context: int, chunk: int, en
     for name, tensor in transformer.cache(sequences, context, chunk).held():
         kept[name] += tensor.nbytes
     parts += [Part(name, kept[name]) for name in _CACHES if kept[name]]
-    return Sizes((*parts, Part(ACTIVATIONS, peak, divided=False)))
+    parts += [Part(name, size, divided=False) for name, size in ((ACTIVATIONS, peak), (KEPT, own)) if size]
+    return Sizes(tuple(parts))
 
 
 def weights(transformer: Transformer) -> Iterator[tuple[str, Tensor]]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from textwrap import wrap
 from typing import TextIO
 
 from deepport.chips.profile import Profile
 from deepport.command.render import scaled, show
+from deepport.formats import PLAIN
 from deepport.planning.bound import UNKNOWN, operators
 from deepport.planning.check import Checked, Line
 from deepport.planning.claims import HALF, PER_HUNDRED_BILLION, SHARE, Claims
-from deepport.planning.estimate import Estimate, Step, hosts
-from deepport.planning.plan import ASSUMED, Plan
+from deepport.planning.estimate import Estimate, Step
+from deepport.planning.plan import ASSUMED, Asked, Plan, precision
 from deepport.planning.prefetch import Fetch
 from deepport.planning.whatif import Variant
 from deepport.report.words import duration
@@ -19,16 +21,21 @@ from deepport.report.words import duration
 _LEAST = 0.001
 """The part of a step's time from which on what bounds it is named."""
 
+_WIDTH = 100
+"""Columns of prose."""
+
 _SHOWN = 8
 """Operators of a step that are shown unless all are asked for."""
 
 
 def render(plan: Plan, every: bool, file: TextIO) -> None:
     """`every`: all operators, and not the slowest only."""
-    file.write(f"{headline(plan)}\n\n")
+    _say(headline(plan), file)
+    file.write("\n")
     _memory(plan, file)
     for name, step in (("decode", plan.estimate.decode), ("prefill", plan.estimate.prefill)):
-        file.write(f"\n{name}: {bounded(step)}\n")
+        file.write("\n")
+        _say(f"{name}: {bounded(step, plan.estimate.fits)}", file)
         found = operators(step.timed)
         rows = [
             (o.name, str(o.calls), scaled(o.flops), scaled(o.bytes, "B"), duration(o.seconds), o.by)
@@ -38,27 +45,40 @@ def render(plan: Plan, every: bool, file: TextIO) -> None:
         _fetched(step.fetched, file)
     if plan.claims is not None:
         file.write("\n" + "".join(f"{line}\n" for line in promised(plan.claims)))
-    file.write("\nwhat if (upper bounds by model)\n")
+    file.write("\nwhat if (tokens a second: upper bounds by model)\n")
     show(WHAT_IF, (variant(v) for v in plan.variants), file)
     file.write("\nassumed, so that every rate is an upper bound by model, and none a performance:\n")
-    file.write("".join(f"  {line}\n" for line in (*ASSUMED, *of_the_chip(plan.asked.chip))))
+    for line in (*ASSUMED, *of_the_chip(plan.asked.chip)):
+        _say(f"- {line}", file)
+
+
+def _say(text: str, file: TextIO) -> None:
+    """Prose, in lines that a terminal shows whole."""
+    file.write("".join(f"{line}\n" for line in wrap(text, _WIDTH, subsequent_indent="  ", break_on_hyphens=False)))
 
 
 def headline(plan: Plan) -> str:
     asked = plan.asked
     chip = f"{asked.devices} x {asked.chip.name} ({asked.chip.vendor} {asked.chip.title})"
     sequences = f"{asked.load.batch} sequence{'' if asked.load.batch == 1 else 's'} of {asked.load.context:,} tokens"
-    return f"{asked.model} ({asked.format}) on {chip}: {sequences}, prompts in steps of {asked.load.chunk}"
+    return f"{asked.model} in {in_formats(asked)}, on {chip}: {sequences}, prompts in steps of {asked.load.chunk}"
 
 
-def bounded(step: Step) -> str:
+def in_formats(asked: Asked) -> str:
+    """What weights are in."""
+    dtype = precision(asked.model, asked.dtype) or "the checkpoint's formats"
+    return dtype if asked.format == PLAIN else f"{asked.format} (the rest in {dtype})"
+
+
+def bounded(step: Step, fits: bool | None) -> str:
     """What a step can be at most, and what bounds it."""
     if step.rate is None:
         return "unknown: the profile has neither bandwidth nor arithmetic"
     limits = ", ".join(f"{by} {percent(part)}" for by, part in step.shares.items() if part >= _LEAST)
     of = "tokens" if step.tokens > 1 else "token"
     least = f"a step of {step.tokens} {of} takes at least {duration(step.seconds)}"
-    return f"at most {rate(step)} tokens/s (upper bound by model): {least}, bound by {limits}"
+    most = "if it did fit, at most" if fits is False else "at most"
+    return f"{most} {rate(step)} tokens/s (upper bound by model): {least}, bound by {limits}"
 
 
 def verdict(plan: Plan) -> list[str]:
@@ -71,7 +91,7 @@ def verdict(plan: Plan) -> list[str]:
         room = [f"batch {plan.batch}"] if plan.batch else []
         room += [f"context {plan.context:,}"] if plan.context else []
         return [f"fits: {of}; room for {' or '.join(room)}" if room else f"fits: {of}"]
-    changes = [f"  {r.change}: {scaled(r.needed, 'B')} on each" for r in plan.remedies]
+    changes = [f"- {r.change}: {scaled(r.needed, 'B')} on each" for r in plan.remedies]
     return [f"does not fit: {of}", "would fit with" if changes else "no single change makes it fit", *changes]
 
 
@@ -89,11 +109,14 @@ def host(plan: Plan) -> str:
     parts = []
     if held := sizes.elsewhere("host"):
         have = chip.value("host_memory")
-        count = hosts(chip, plan.estimate.devices)
+        count = chip.hosts(plan.estimate.devices)
         of = f", {percent(held / have / count)} of {count} x {scaled(have, 'B')}" if have else ", of an unknown amount"
         parts.append(f"{scaled(held, 'B')} of the host's memory{of}")
     if mapped := sizes.elsewhere("mmap"):
-        parts.append(f"{scaled(mapped, 'B')} in a file; what reading it takes, no profile says")
+        cold = "" if chip.file else "; how fast it is read cold, the profile does not say"
+        parts.append(
+            f"{scaled(mapped, 'B')} in a file that the host maps; rates are warm: its pages are in memory{cold}"
+        )
     return "; ".join(parts)
 
 
@@ -104,7 +127,8 @@ def _memory(plan: Plan, file: TextIO) -> None:
         for p in sizes.parts
     ]
     show(("memory", ">in all", ">a device", "on"), rows, file)
-    file.write("".join(f"{line}\n" for line in (*verdict(plan), *filter(None, [host(plan)]))))
+    for line in (*verdict(plan), *filter(None, [host(plan)])):
+        _say(line, file)
 
 
 def _fetched(fetched: Iterable[Fetch], file: TextIO) -> None:
@@ -133,17 +157,24 @@ def checked_line(line: Line) -> tuple[str, ...]:
     return line.what, f"at least {duration(line.planned)}", duration(line.measured), ratio, line.verdict
 
 
-FETCHED = ("engram before layer", ">rows a device", ">arrive after", ">cover", "hidden", "needs")
+FETCHED = ("engram layer", ">rows a device", ">arrive after", ">cover", "hidden", ">a link needs")
 
 
 def fetch(found: Fetch) -> tuple[str, ...]:
-    hidden = {True: "yes", False: f"no: {duration(found.waits)} more", None: UNKNOWN}[found.hidden]
+    hidden = _hidden(found.hidden, found.waits)
+    if found.mapped:
+        cold = None if found.cold is None else not found.waits_cold
+        hidden = f"warm {hidden}, cold {_hidden(cold, found.waits_cold)}"
     arrives = UNKNOWN if found.arrives is None else duration(found.arrives)
-    needs = "cover" if found.rate == float("inf") else f"{scaled(found.rate, 'B/s')} of each host link"
+    needs = "cover" if found.rate == float("inf") else scaled(found.rate, "B/s")
     return str(found.layer), scaled(found.bytes, "B"), arrives, duration(found.cover), hidden, needs
 
 
-WHAT_IF = ("change", ">a device", "fits", ">host", ">decode tokens/s", "bound by", ">prefill tokens/s", "bound by ")
+def _hidden(hidden: bool | None, waits: float) -> str:
+    return {True: "yes", False: f"no: {duration(waits)} more", None: UNKNOWN}[hidden]
+
+
+WHAT_IF = ("change", ">a device", "fits", ">host", ">decode /s", "bound by", ">prefill /s", "bound by ")
 
 
 def variant(found: Variant) -> tuple[str, ...]:

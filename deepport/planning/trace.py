@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 import deepport.ops  # noqa: F401  (declares the operators)
 from deepport import formats
+from deepport.kernel import Kernel, Signature, signature_of
 from deepport.op import operators
 from deepport.planning.kinds import Kinds
 from deepport.planning.sites import sites
@@ -50,32 +52,45 @@ class Call:
 
 @dataclass(frozen=True)
 class Trace:
-    """The calls of a step in order; `peak`: bytes of what it makes, its result among them, while most of it is alive."""
+    """The calls of a step in order.
+
+    Attributes:
+        peak: bytes of what it makes, its result among them, while most of it is alive.
+        kept: bytes that kernels keep for themselves, by buffer.
+    """
 
     calls: tuple[Call, ...]
     peak: int
+    kept: dict[str, int]
 
 
-def decode(model: Kinds, sequences: int, depth: int) -> Trace:
+Kernels = Mapping[str, Sequence[Kernel]]
+"""By operator, in the order in which they are asked; what those need for themselves is planned."""
+
+NOBODY: Kernels = MappingProxyType({})
+
+
+def decode(model: Kinds, sequences: int, depth: int, kernels: Kernels = NOBODY) -> Trace:
     """Every sequence's `depth`-th token."""
-    return _step(model, sequences, depth, sequences)
+    return _step(model, sequences, depth, sequences, kernels)
 
 
-def prefill(model: Kinds, tokens: int, context: int) -> Trace:
+def prefill(model: Kinds, tokens: int, context: int, kernels: Kernels = NOBODY) -> Trace:
     """A step of a prompt of `context` tokens, `tokens` of them new: at most what steps cost on average.
 
     What a token sees grows with its place, and so does a call's cost, which bends one way only. If it bends up, the mean over all
     places is at least that of the middle; if it bends down, at least half the sum of the ends: the lesser of both is a bound.
     """
-    first, middle, last = (_step(model, 1, depth, tokens) for depth in (1, max(context // 2, 1), context))
+    depths = (1, max(context // 2, 1), context)
+    first, middle, last = (_step(model, 1, depth, tokens, kernels) for depth in depths)
     calls = (
         replace(m, flops=min(m.flops, (f.flops + e.flops) / 2), state=min(m.state, (f.state + e.state) / 2))
         for f, m, e in zip(first.calls, middle.calls, last.calls, strict=True)
     )
-    return Trace(tuple(calls), last.peak)
+    return Trace(tuple(calls), last.peak, last.kept)
 
 
-def _step(model: Kinds, sequences: int, depth: int, tokens: int) -> Trace:
+def _step(model: Kinds, sequences: int, depth: int, tokens: int, kernels: Kernels = NOBODY) -> Trace:
     transformer = model.model
     config, meta = transformer.config, torch.device("meta")
     cache = Cache(config, sequences, depth, 1, transformer.dtype, meta, page=1)
@@ -83,18 +98,22 @@ def _step(model: Kinds, sequences: int, depth: int, tokens: int) -> Trace:
     ends, slots = (torch.empty(n, dtype=torch.int32, device=meta) for n in (sequences + 1, sequences))
     earlier = config.engram.max_ngram_size - 1 if config.engram else 0
     batch = Batch(ids, places, ends, slots, torch.empty(sequences, earlier, dtype=torch.int64, device=meta))
-    with torch.inference_mode(), sites(transformer) as site, _Tracing(site, transformer, cache) as found:
+    with torch.inference_mode(), sites(transformer) as site, _Tracing(site, transformer, cache, kernels) as found:
         transformer.step(batch, cache, "last")
     calls = model.spread((call.site, call) for call in found.calls)
-    return Trace(tuple(replace(call, site=site) for site, call in calls), found.peak)
+    return Trace(tuple(replace(call, site=site) for site, call in calls), found.peak, found.kept)
 
 
 class _Tracing(TorchDispatchMode):
     """Notes calls of our operators and the storage that any operator makes."""
 
-    def __init__(self, site: Callable[[], str], transformer: Transformer, cache: Cache) -> None:
+    def __init__(
+        self, site: Callable[[], str], transformer: Transformer, cache: Cache, kernels: Kernels = NOBODY
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[Call] = []
+        self.kept: dict[str, int] = {}
+        self._kernels = kernels
         self.peak = self._now = 0
         self._site = site
         self._live: dict[int, int] = {}
@@ -115,6 +134,8 @@ class _Tracing(TorchDispatchMode):
     def _call(self, name: str, args: tuple[Any, ...], made: list[Tensor]) -> Call:
         operator = operators[name]
         given = operator.bind(args)
+        if candidates := self._kernels.get(name):
+            self._keep(candidates, signature_of(name, given))
         cost = operator.cost(*given.values())
         # No cost counts page tables, which are made anew for each step.
         fleeting = [
@@ -129,6 +150,12 @@ class _Tracing(TorchDispatchMode):
             state = max(state - _spared(given[_CARRYING[name]], given["state"], given["slots"]), 0.0)
         row = state / max(given["ids"].numel(), 1) if name == GATHER else 0.0
         return Call(self._site(), name, cost.flops, cost.bytes, state, _element(given), row)
+
+    def _keep(self, candidates: Sequence[Kernel], signature: Signature) -> None:
+        """By the kernel that serves such a call."""
+        serving = next((k for k in candidates if k.supports(signature)), None)
+        for buffer, size in serving.keeps(signature).items() if serving is not None else ():
+            self.kept[buffer] = max(self.kept.get(buffer, 0), size)
 
     def _is_state(self, tensor: Tensor) -> bool:
         return tensor.untyped_storage()._cdata in self._state

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from commands import Deepport
 
-from deepport.chips import shelf
+from deepport.chips import mapped, shelf
+from deepport.chips.profile import Number
 from deepport.runtime import HostRuntime
 
 
@@ -28,3 +29,17 @@ def test_this_machine_is_probed(mine: Path, command: Deepport) -> None:
     assert 1e-9 < (profile.value("launch") or 0) < 1e-3
     assert "the most of 2 probes" in profile.sources["probe"].title
     assert "the most of 2 probes" in ended.out
+    assert mapped_or_nothing(profile.file)
+
+
+def mapped_or_nothing(file: dict[int, Number]) -> bool:
+    """Nothing where the folder's disk is memory; else every size of rows, and slower than memory is."""
+    return not file or (set(file) == {256, 512, 1024} and all(0 < n.value < 1e10 for n in file.values()))
+
+
+def test_a_file_that_is_kept_in_memory_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rate would be of memory: nobody had to wait for a page."""
+    monkeypatch.setattr(mapped, "_BYTES", 4 << 20)
+    file = mapped.MappedFile(tmp_path)
+    monkeypatch.setattr("os.posix_fadvise", lambda *_: None)  # as of a file system that does not drop pages
+    assert file.rate(512) is None

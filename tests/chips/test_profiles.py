@@ -117,14 +117,14 @@ def test_the_list_shows_what_is_unknown_and_what_is_not_there(mine: Path, comman
     ended = command("chips")
     assert (ended.code, ended.err) == (0, "")
     rows = {line.split()[0]: line for line in ended.out.splitlines() if line.split()}
-    assert "989 Top/s" in rows["h100"] and rows["h100"].split()[-3] == "-"
+    assert "989 TOP/s" in rows["h100"] and rows["h100"].split()[-3] == "-"
     assert rows["k100-ai"].count("?") == 6
     assert str(mine) in ended.out
 
 
 def test_one_chip_is_shown_with_its_sources(mine: Path, command: Deepport) -> None:
     out = command("chips", "910b").out
-    assert "flops bfloat16   354 Top/s  msmodeling" in out
+    assert "flops bfloat16   354 TOP/s  msmodeling" in out
     assert "not published: cache, link, launch, host_memory" in out
     assert "https://github.com/Ascend/msmodeling" in out
     found = json.loads(command("chips", "910b", "--json").out)

@@ -24,12 +24,14 @@ def test_does_v4_flash_fit_on_eight_910b_and_what_bounds_it(command: Deepport) -
     ended = command("plan", "--model", "v4-flash", "--chip", "910b", "--devices", 8)
     assert (ended.code, ended.err) == (0, "")
     text = " ".join(ended.out.split())
-    assert "does not fit: 71.2 GB of 68.7 GB on each device would fit with 9 devices: 63.3 GB on each" in text
+    assert "does not fit: 71.2 GB of 68.7 GB on each device would fit with - 9 devices: 63.3 GB on each" in text
     assert "--format int8+int8: 35.8 GB on each" in text
     assert (
-        "decode: at most 480 tokens/s (upper bound by model): a step of 1 token takes at least 2.08 ms, bound by memory"
-        in text
+        "decode: if it did fit, at most 480 tokens/s (upper bound by model): a step of 1 token takes at least 2.08 ms, bound by "
+        "memory" in text
     )
+    assert text.startswith("v4-flash in bfloat16, on 8 x 910b2 ")
+    assert max(map(len, ended.out.splitlines())) <= 100
     assert "deepport itself runs a model on one device" in text
     assert "performance" not in text.replace("none a performance", "")
 
@@ -56,7 +58,7 @@ def test_the_text_says_what_lies_on_the_host() -> None:
     assert "82.5 MB of the host's memory, 0.00413% of 1 x 2 TB" in shown
     assert "engram's tables on the host instead of the devices; in brackets what the design promises" in shown
     assert "host's memory for 41.3 M parameters: 82.5 MB, 200 GB for 100 G [200 GB]" in shown
-    assert "engram before layer rows a device arrive after cover hidden needs 1 2.05 kB" in shown
+    assert "engram layer rows a device arrive after cover hidden a link needs 1 2.05 kB" in shown
 
 
 def plan(model: str = "mini-engram", chip: str = "h100", **changes: object) -> Plan:
@@ -67,7 +69,7 @@ def plan(model: str = "mini-engram", chip: str = "h100", **changes: object) -> P
 def test_the_page_shows_all_of_it_and_loads_nothing() -> None:
     page = render(plan())
     assert page.count("<svg") == 3 and "http-equiv" in page
-    assert "upper bound by model" in page and "engram before layer" in page
+    assert "upper bound by model" in page and "engram layer" in page
     assert "NVIDIA H100 Tensor Core GPU" in page
     assert "Planned, and measured" not in page
 
@@ -78,6 +80,18 @@ def test_a_chip_of_which_little_is_known_is_planned_all_the_same(command: Deeppo
     assert "fits: " in ended.out
     assert "unknown: the profile has neither" in (tmp_path / "page.html").read_text()
     assert "each device holds" in command("plan", "--model", "tiny", "--chip", "kunlun-2").out
+
+
+def test_a_mapped_file_is_told_warm_and_cold(command: Deepport, tmp_path: Path) -> None:
+    known = json.loads(command("chips", "h100", "--json").out)
+    known["file"] = {"256": {"value": 2e6, "source": next(iter(known["sources"]))}}
+    (tmp_path / "mine.json").write_text(json.dumps(known | {"name": "mine"}))
+    arguments = ("plan", "--model", "mini-engram", "--engram", "mmap", "--chip")
+    found, unknown = (command(*arguments, chip).out for chip in (tmp_path / "mine.json", "h100"))
+    assert "warm yes, cold no: " in found and "warm yes, cold unknown" in unknown
+    assert max(map(len, (found + unknown).splitlines())) <= 100
+    assert "rates are warm: its pages are in memory\n" in found
+    assert "how fast it is read cold, the profile does not say" in " ".join(unknown.split())
 
 
 def test_all_operators_are_shown_on_request(command: Deepport) -> None:
@@ -112,7 +126,7 @@ def test_a_mistake_is_one_line(command: Deepport, arguments: str, said: str) -> 
 def test_lines_of_a_check_hold_or_say_why() -> None:
     memory = [Line("memory", 100.0, measured, bound=False) for measured in (97.1, 102.9, 96.0, 104.0)]
     assert [line.holds for line in memory] == [True, True, False, False]
-    assert memory[2].verdict == "not within 3%: what kernels take for themselves is not planned"
+    assert memory[2].verdict == "not within 3%: something else took memory meanwhile, or the plan is wrong"
     times = [Line("decode", 2.0, measured) for measured in (2.0, 5.0, 1.9)]
     assert [line.holds for line in times] == [True, True, False]
     assert times[1].ratio == 2.5 and times[2].verdict.startswith("below the bound")

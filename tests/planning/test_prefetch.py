@@ -2,6 +2,7 @@
 
 import pytest
 
+from deepport.chips.profile import Number, Profile
 from deepport.planning.bound import Timed, bound
 from deepport.planning.estimate import Load
 from deepport.planning.prefetch import Fetch, fetches
@@ -73,3 +74,42 @@ def test_a_processor_needs_no_link() -> None:
 
 def test_bound_is_of_all_calls() -> None:
     assert len(bound([t.call for t in steps()], chip(), 1)) == 9
+
+
+def test_a_mapped_file_is_warm_for_a_bound_and_cold_beside_it() -> None:
+    """Rows of 64 bytes, ten tokens of 8 rows before a layer; a disk that reads 2 such rows a second at most, of 256 bytes 2."""
+    first, second = fetches(MODEL, 10, steps(), _on_disk(2.0), 1, mapped=True)
+    rows = 10 * WITH_ENGRAM.engram.heads  # type: ignore[union-attr]
+    row = WITH_ENGRAM.engram.row_width * 2  # type: ignore[union-attr]
+    assert first.cold is not None and second.cold is not None
+    assert row < 256 and first.cold == pytest.approx(rows * row / (2.0 * 256))
+    assert second.cold == pytest.approx(2 * first.cold)
+    assert first.waits == second.waits == 0.0 and first.hidden  # the link is what a bound counts with
+    assert first.waits_cold == pytest.approx(first.cold - 2.0)
+    assert second.waits_cold == pytest.approx(second.cold - 5.0 - first.waits_cold)
+
+
+def test_where_no_disk_was_probed_cold_is_unknown() -> None:
+    assert [(f.mapped, f.cold, f.hidden) for f in fetches(MODEL, 10, steps(), chip(link=1e9), 1, mapped=True)] == [
+        (True, None, True)
+    ] * 2
+
+
+def test_large_rows_are_read_as_often_as_smaller_ones_at_most() -> None:
+    disk = _on_disk(2.0)
+    assert [disk.rows_from_file(row) for row in (64, 256, 4096)] == [512.0, 512.0, 8192.0]
+    assert chip().rows_from_file(64) is None
+
+
+def test_a_processor_reads_a_mapped_file_while_it_computes() -> None:
+    cpu = _on_disk(1e3).model_copy(update={"backend": "cpu"})
+    fetched = planner("tiny-engram").estimate(cpu, 1, Load(64, 1, 64, "mmap")).decode.fetched
+    assert [(f.layer, f.arrives, f.waits) for f in fetched] == [(1, 0.0, 0.0), (4, 0.0, 0.0)]
+    assert all(f.cold for f in fetched)
+
+
+def _on_disk(rows: float) -> Profile:
+    """A chip whose host reads so many rows of 256 bytes a second."""
+    return chip({"bfloat16": 1e12}, bandwidth=1e11, link=1e9).model_copy(
+        update={"file": {256: Number(value=rows * 256, source="s")}}
+    )

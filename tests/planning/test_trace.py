@@ -6,8 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from deepport.kernel import Kernel, no
 from deepport.planning import trace
+from deepport.planning.estimate import Load, Planner
 from deepport.planning.kinds import Kinds, kinds
+from deepport.planning.sizes import KEPT
 from deepport.planning.trace import Call, Trace
 from deepport.policy import Session
 from deepport.record import Record
@@ -71,11 +74,32 @@ def test_one_layer_of_each_kind_tells_all(name: str) -> None:
     config = WITH_ENGRAM if name == "tiny-engram" else PRESETS[name]
     few, all_of_them = kinds(paper(config)), whole(config)
     assert len(few.model.layers) < len(all_of_them.model.layers)
-    for step, *size in ((trace.decode, 2, 4096), (trace.prefill, 64, 2048)):
-        found, expected = step(few, *size), step(all_of_them, *size)
+    for step, count, depth in ((trace.decode, 2, 4096), (trace.prefill, 64, 2048)):
+        found, expected = step(few, count, depth), step(all_of_them, count, depth)
         assert Counter(found.calls) == Counter(expected.calls)
         assert [c.site for c in found.calls] == [c.site for c in expected.calls]
         assert found.peak == expected.peak
+
+
+def test_what_kernels_keep_is_counted_once_a_buffer() -> None:
+    """The most of all calls; by the kernel that would serve, the first that does not refuse."""
+
+    def run(*_: object) -> None: ...
+
+    serving = {
+        "linear": [
+            Kernel(
+                "linear", "refuses", run, lambda _: no("shape", "none is taken"), keeps=lambda _: {"panels": 1 << 40}
+            ),
+            Kernel("linear", "takes", run, keeps=lambda signature: {"panels": signature["x"].shape[0] * 10}),
+            Kernel("linear", "is not asked", run, keeps=lambda _: {"panels": 1 << 40}),
+        ],
+        "rms_norm": [Kernel("rms_norm", "takes", run, keeps=lambda _: {"panels": 7, "rows": 5})],
+    }
+    assert trace.decode(kinds(paper(TINY)), 3, 64, serving).kept == {"panels": 30, "rows": 5}
+    assert trace.decode(kinds(paper(TINY)), 3, 64).kept == {}
+    parts = {p.name: p for p in Planner(paper(TINY), serving).sizes(Load(64, 3, 16, "device")).parts}
+    assert parts[KEPT].bytes == 165 and not parts[KEPT].divided  # 16 tokens of a prompt
 
 
 def test_layers_of_different_formats_are_of_different_kinds() -> None:

@@ -20,6 +20,8 @@ def test_what_is_allocated_is_what_was_planned(program: Program, name: str) -> N
     assert {c: allocated[c] for c in CLASSES} == {c: pytest.approx(planned[c], rel=0.03) for c in CLASSES}
     weights = {c: size for c, size in planned.items() if c.startswith("weights") or c == "engram tables"}
     assert {c: allocated[c] for c in weights} == {c: pytest.approx(size, rel=0.03) for c, size in weights.items()}
+    assert found["elsewhere"] == found["planned elsewhere"]
+    assert ("engram tables" in allocated) == name.endswith("memories, device")
 
 
 @pytest.mark.slow
@@ -42,5 +44,7 @@ def test_a_dry_run_is_a_command(sim: Run) -> None:
     done = sim("-m", "deepport_sim.dry", "tiny", "--context", "512", "--batch", "2")
     assert done.returncode == 0, done.stderr
     assert "weights bfloat16" in done.stdout and "at the peak" in done.stdout and "simulated" in done.stderr
+    far = sim("-m", "deepport_sim.dry", "mini-engram", "--engram", "mmap")
+    assert far.returncode == 0 and "engram tables (mmap)" in far.stdout, far.stderr
     wrong = sim("-m", "deepport_sim.dry", "tiny", "--context", str(1 << 30))
     assert wrong.returncode == 1 and "do not fit the model's context" in wrong.stderr

@@ -34,6 +34,8 @@ def test_places_are_those_of_the_faults(program: Program) -> None:
         "a list in a step": "deepport_model/transformer.py:",
         "slots left on the host": "deepport_model/cache.py:",
         "state that nobody clears": "deepport_model/engram.py:",
+        "an item before a launch": "deepport_triton/kernels/elementwise.py:",
+        "a copy to the host before a launch": "deepport_triton/kernels/elementwise.py:",
     }
     named = {name: found[name]["raised"].rpartition(" at ")[2] for name in files}
     assert not {name: place for name, place in named.items() if files[name] not in place}

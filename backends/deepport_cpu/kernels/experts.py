@@ -8,6 +8,7 @@ from torch import Tensor
 from deepport import formats
 from deepport.fit import dtypes, floats, gradients, packing, paired, shapes, stored
 from deepport.kernel import Kernel, Signature, Support, no
+from deepport_cpu import scratch
 from deepport_cpu.native import asked, call, dense, like, of_result
 from deepport_cpu.numbers import numbers
 
@@ -88,6 +89,6 @@ def _moe_experts_backward(signature: Signature) -> Support:
 
 KERNELS = (
     Kernel("grouped_linear", "native", grouped_linear, _grouped_linear),
-    Kernel("moe_experts", "native", moe_experts, _moe_experts),
+    Kernel("moe_experts", "native", moe_experts, _moe_experts, keeps=scratch.of_experts),
     Kernel("moe_experts_backward", "native", moe_experts_backward, _moe_experts_backward),
 )

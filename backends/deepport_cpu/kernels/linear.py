@@ -8,7 +8,7 @@ from torch import Tensor
 from deepport import formats
 from deepport.fit import floats, packing, shapes, stored
 from deepport.kernel import Kernel, Signature, Support, TensorSpec, no
-from deepport_cpu import _levels
+from deepport_cpu import _levels, scratch
 from deepport_cpu.native import call, dense
 from deepport_cpu.numbers import numbers
 
@@ -63,6 +63,6 @@ def _block_linear(signature: Signature) -> Support:
 
 
 KERNELS = (
-    Kernel("linear", "native", linear, _linear),
-    Kernel("block_linear", "native", block_linear, _block_linear),
+    Kernel("linear", "native", linear, _linear, keeps=scratch.of_linear),
+    Kernel("block_linear", "native", block_linear, _block_linear, keeps=scratch.of_linear),
 )

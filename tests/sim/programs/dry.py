@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import resource
 import time
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from deepport import backend
 from deepport.planning.estimate import Load, Planner
 from deepport.planning.plan import in_format
+from deepport.planning.sizes import Placement
 from deepport_sim import device
 from deepport_sim.dry import dry
 
@@ -20,16 +21,23 @@ LOADS = {
     "v4-pro in a checkpoint's formats": ("v4-pro", "mxfp4+fp8", Load(131072, 8, 512, "device")),
     "v4-flash in bfloat16": ("v4-flash", "plain", Load(8192, 64, 512, "device")),
     "v4-flash in a checkpoint's formats": ("v4-flash", "mxfp4+fp8", Load(1 << 20, 4, 2048, "device")),
-    "v4-flash with memories": ("v4-flash-engram", "mxfp4+fp8+fp8", Load(65536, 2, 512, "device")),
+    **{
+        f"v4-flash with memories, {place}": ("v4-flash-engram", "mxfp4+fp8+fp8", Load(65536, 2, 512, place))
+        for place in get_args(Placement)
+    },
 }
 
 
 def run(model: str, format: str, load: Load) -> dict[str, Any]:
     begin = time.process_time()
-    found = dry(in_format(model, None, format), load.batch, load.context, load.chunk)
+    found = dry(in_format(model, None, format), load.batch, load.context, load.chunk, load.engram)
     seconds = time.process_time() - begin
-    planned = {part.name: part.bytes for part in Planner(in_format(model, None, format)).sizes(load).parts}
-    return {"allocated": found.parts, "planned": planned, "seconds": seconds}
+    planned = Planner(in_format(model, None, format)).sizes(load)
+    return {
+        "allocated": found.parts, "planned": {p.name: p.bytes for p in planned.parts if p.place == "device"},
+        "elsewhere": sum(found.elsewhere.values()), "planned elsewhere": planned.elsewhere("host") + planned.elsewhere("mmap"),
+        "seconds": seconds,
+    }  # fmt: skip
 
 
 def refused() -> list[str]:

@@ -1,8 +1,9 @@
 """Faults planted in a copy of the code that every backend runs on: prints for each what the device found, and where.
 
 `deepport/runtime.py` is the runtime of cuda, rocm, npu and sim; `deepport/table.py` fetches memory tables on any of them; the
-model knows no device. One text is replaced at a time. Each copy runs in a fork of this process, which has imported torch and
-nothing of ours; one ends by a bad address.
+model knows no device. What `deepport_triton` does on the host is cuda's and rocm's: it runs here on the device, each launch as
+one piece of work that writes zeros where nobody has written. One text is replaced at a time. Each copy runs in a fork of this
+process, which has imported torch and nothing of ours; one ends by a bad address.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ class Fault(NamedTuple):
 
 _FETCH = "rows = pinned.to(self.device, non_blocking=True)\n                copied.record()"
 _SWAPPED = "copied.record()\n                rows = pinned.to(self.device, non_blocking=True)"
+_TRITON = "deepport_triton/kernels/elementwise.py"
+_NORM = "    y, width = torch.empty_like(x), x.shape[-1]\n    constants"
 _LAYERS = "        for index, (layer, memory) in enumerate("
 
 FAULTS = {
@@ -64,10 +67,16 @@ FAULTS = {
     "a device pointer for the host": Fault(
         "deepport_sim/kernels.py", "lambda t: work.view(t) if t.device.type == device.NAME else t", "lambda t: t", "host-access"
     ),
+    "an item before a launch": Fault(_TRITON, _NORM, f"    x.max().item()\n{_NORM}", "implicit-sync"),
+    "a host pointer for a launch": Fault(_TRITON, _NORM, _NORM.replace("(x)", "(x, device='cpu')"), "mixed-devices"),
+    "a copy to the host before a launch": Fault(_TRITON, _NORM, f"    x.cpu()\n{_NORM}", "host-copy"),
 }  # fmt: skip
 
 
-PACKAGES = ("deepport", "deepport_model", "deepport_sim")
+POISON = -3
+"""What the device fills new memory with, as 16 bits (`poison.cpp`)."""
+
+PACKAGES = ("deepport", "deepport_model", "deepport_sim", "deepport_triton")
 
 
 def copied(folder: Path) -> None:
@@ -87,25 +96,67 @@ def plant(folder: Path, fault: Fault) -> str:
     return text
 
 
-def step_by_step() -> dict[str, Any]:
-    """Run the model with its memory on the device, then on the host; what was found first."""
+def launched() -> None:
+    """A prompt and a step of decoding by the host's part of the Triton kernels."""
+    from deepport import backend
+    from deepport.paper import OnPaper
+    from deepport.policy import Session
+    from deepport_model import load
+    from deepport_sim import device
+    from deepport_triton import launch
+    from deepport_triton.kernels import KERNELS
+
+    class OnTheDevice(OnPaper):
+        def __init__(self) -> None:
+            self.name, self.device_type, self.basis = "triton", device.NAME, "launches"
+            self.kernels = backend.accepted("triton", KERNELS)
+
+    class Launches(list[launch.Launch]):
+        def append(self, made: launch.Launch) -> None:
+            name, tensors = made.kernel.__name__, [a for a in made.arguments if isinstance(a, torch.Tensor)]
+            work = device.native().Work(name, [(t, "argument", True) for t in tensors], False)
+            for view in (work.view(t) for t in tensors if t.element_size() > 1):
+                if (view.view(torch.int16) == POISON).any():
+                    view.zero_()
+            work.done()
+            super().append(made)
+
+    transformer = load("tiny", "sim", "bfloat16").transformer
+    cache, noted = transformer.cache(2, 24, 16), Launches()
+    launch._notes.set(noted)
+    with Session(backend=OnTheDevice()), device.under(host_copy="error"):
+        for new in ({0: [1] * 16}, {0: [2], 1: [3]}):
+            transformer.step(cache.append(new), cache, "last")
+    assert len(noted) > 100, f"{len(noted)} launches"
+
+
+def computed() -> None:
+    """Prompts and steps of decoding, with the model's memory on the device, then on the host."""
+    from model import inference, placed
+
+    for placement in ("device", "host"):
+        for _ in inference(placed("float32", placement).to("sim"), strict=placement == "device"):  # type: ignore[arg-type]
+            pass
+
+
+def found_first(fault: Fault) -> dict[str, Any]:
+    """Of the parts of a run that the fault is in."""
     from deepport import backend
     from deepport_sim import device
-    from model import inference, placed
 
     backend.start("sim")
     try:
         with torch.inference_mode():
-            for placement in ("device", "host"):
-                for _ in inference(placed("float32", placement).to("sim"), strict=placement == "device"):  # type: ignore[arg-type]
-                    pass
+            for part in (computed, launched):
+                if not fault.rule or (part is launched) == (fault.file == _TRITON):
+                    part()
         torch.sim.synchronize()  # type: ignore[attr-defined]
     except RuntimeError as error:
         return {"raised": str(error).splitlines()[0], "rules": [f.rule for f in device.findings()]}
     return {"raised": None, "rules": [f.rule for f in device.findings()]}
 
 
-def attempt(folder: Path) -> dict[str, Any]:
+def attempt(folder: Path, fault: Fault) -> dict[str, Any]:
     told, said = folder / "told", folder / "said"
     told.unlink(missing_ok=True)
     if not (child := os.fork()):
@@ -116,7 +167,7 @@ def attempt(folder: Path) -> dict[str, Any]:
         assert all(str(spec.origin).startswith(str(folder)) for spec in map(find_spec, PACKAGES) if spec), (
             "the copy is not in use"
         )
-        told.write_text(json.dumps(step_by_step()))
+        told.write_text(json.dumps(found_first(fault)))
         os._exit(0)
     _, status = os.waitpid(child, 0)
     if told.exists():
@@ -131,7 +182,7 @@ def main() -> None:
         copied(folder := Path(name))
         for what, fault in FAULTS.items():
             before = plant(folder, fault)
-            found[what] = attempt(folder)
+            found[what] = attempt(folder, fault)
             (folder / fault.file).write_text(before)
     print(json.dumps(found))
 
