@@ -27,27 +27,26 @@ AMD = ("gfx90a", "gfx942", "gfx950", "gfx1100")
 
 
 class Shape(NamedTuple):
-    """How a program is spread over a chip: its warps, and the stages of its loads."""
+    """How a program is spread over a chip: its warps, the stages of its loads, and constants of its own there."""
 
     warps: int
     stages: int
+    constants: Mapping[str, int] = {}
 
 
 CONFIGURATIONS: Mapping[str, Mapping[str, Shape]] = {
     # 16 heads of 512 channels: in four warps they and their sums are more than a thread's registers.
     "_attention_token": dict.fromkeys(("sm_80", "sm_120"), Shape(8, 2))
     | dict.fromkeys(("sm_90", "sm_100"), Shape(8, 3))
-    | {"gfx1100": Shape(16, 2)},
+    # RDNA3's matrix instruction has every half of a warp hold its whole operand: of 512 channels, all its registers.
+    | {"gfx1100": Shape(8, 2, {"slice": 64})},
     # With two stages ptxas saves registers for programs that shared memory does not let in, and spills some.
     "_linear_tile": dict.fromkeys(NVIDIA, Shape(4, 3)),
 }
 """By function and architecture, where a launch's own numbers do not do."""
 
-_RDNA = "RDNA3's matrix instruction has every half of a warp hold its whole operand: 512 channels need a split"
-GAPS: Mapping[str, Sequence[Gap]] = {
-    "gfx1100": (Gap("sparse_attention", "notimpl", f"spills registers: {_RDNA}", expires="2027-11-30"),),
-}
-"""By architecture, what compiles and is slow there: the baseline may have their spills, and no others."""
+GAPS: Mapping[str, Sequence[Gap]] = {}
+"""By architecture, what compiles and is slow there: the baseline may have their spills, and no others. None is known."""
 
 
 def shape(function: str, architecture: str, otherwise: Shape) -> Shape:

@@ -85,9 +85,7 @@ class Guard:
         for region, offsets in self._places(pointers, mask, "loads"):
             others = region.writer[offsets]
             self._refuse_others(region, offsets, others, "loads what another program stores")
-            region.reader[offsets] = np.where(
-                np.isin(region.reader[offsets], (NOBODY, self._program)), self._program, SEVERAL
-            )
+            region.reader[offsets] = np.where(self._of_others(region.reader[offsets]), SEVERAL, self._program)
 
     def store(self, pointers: Any, mask: Any) -> None:
         for region, offsets in self._places(pointers, mask, "stores"):
@@ -97,8 +95,12 @@ class Guard:
             self._refuse_others(region, offsets, region.reader[offsets], "stores to where another program loads")
             region.writer[offsets] = self._program
 
+    def _of_others(self, programs: Numbers) -> Numbers:
+        found: Numbers = (programs != NOBODY) & (programs != self._program)
+        return found
+
     def _refuse_others(self, region: Region, offsets: Numbers, others: Numbers, what: str) -> None:
-        wrong = ~np.isin(others, (NOBODY, self._program))
+        wrong = self._of_others(others)
         if wrong.any():
             raise self._fault(region, offsets[wrong][0], what)
 

@@ -37,7 +37,7 @@ def launch(
     """
     if (notes := _notes.get(None)) is not None:
         found = shape(kernel.__name__, _architecture.get(), Shape(warps, stages))
-        notes.append(Launch(kernel, grid, arguments, constants, *found))
+        notes.append(Launch(kernel, grid, arguments, {**constants, **found.constants}, found.warps, found.stages))
     elif 0 in grid:
         return
     elif interpreting():
@@ -67,9 +67,9 @@ def _start(
 ) -> None:
     device = next(a.device for a in arguments if isinstance(a, Tensor))
     architecture = architecture_of(device.index or 0) if device.type == "cuda" else ""
-    warps, stages = shape(kernel.__name__, architecture, otherwise)
+    found = shape(kernel.__name__, architecture, otherwise)
     with torch.accelerator.device_index(device.index):  # Triton launches on the current one, wherever the tensors are
-        kernel[grid](*arguments, **constants, num_warps=warps, num_stages=stages)
+        kernel[grid](*arguments, **{**constants, **found.constants}, num_warps=found.warps, num_stages=found.stages)
 
 
 def _interpret(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], constants: dict[str, Any]) -> None:

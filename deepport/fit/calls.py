@@ -33,6 +33,12 @@ def rotary(signature: Signature, of: Types = FLOATS) -> Support:
     return known
 
 
+def rotary_angles(signature: Signature) -> Support:
+    return dtypes(signature, positions=torch.int64, frequencies=torch.float32) and shapes(
+        signature, positions="T", frequencies="R"
+    )
+
+
 def swiglu(signature: Signature, of: Types = FLOATS) -> Support:
     return floats(signature, "gate", "up", of=of) and shapes(signature, gate="...", up="...")
 

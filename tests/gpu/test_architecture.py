@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from deepport_cuda import CudaBackend
 from deepport_rocm import RocmBackend
 from deepport_triton import architecture
 from deepport_triton.architecture import AMD, CONFIGURATIONS, GAPS, NVIDIA, kernels_for
+from deepport_triton.launch import launch, noted
 
 CALL = signature_of("swiglu", {"gate": torch.ones(2, 4), "up": torch.ones(2, 4), "limit": None})
 
@@ -72,3 +74,10 @@ def test_an_architecture_that_nobody_knows_is_one_line() -> None:
 def test_tables_speak_of_architectures_that_there_are() -> None:
     known = {*NVIDIA, *AMD}
     assert {a for of in CONFIGURATIONS.values() for a in of} | set(GAPS) <= known
+
+
+@pytest.mark.parametrize(("chip", "slice"), [("gfx1100", 64), ("gfx942", 512)])
+def test_a_launch_has_the_constants_of_its_architecture(chip: str, slice: int) -> None:
+    with noted(chip) as launches:
+        launch(SimpleNamespace(__name__="_attention_token"), (1,), slice=512, parts=2)
+    assert [made.constants for made in launches] == [{"slice": slice, "parts": 2}]

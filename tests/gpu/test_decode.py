@@ -65,12 +65,15 @@ def test_a_decode_step_never_synchronises(model: str, format: str) -> None:
     asked = {made.operator for made in session.made}
     assert {"sparse_attention", "index_topk", "compress_kv_", "moe_experts", "mhc_pre"} <= asked
     assert ("engram_gather" in asked) == (model == "engram")
-    assert {operator for _, operator in session.references} <= {"rotary_angles"}, "computed by plain torch"
+    assert not session.references, "computed by plain torch"
 
 
 def test_launches_of_a_layer_do_not_grow() -> None:
-    """A layer of V4-Flash, as the mean of a window's, a CSA's and an HCA's; whoever fuses some lowers the bound."""
+    """A layer of V4-Flash, as the mean of a window's, a CSA's and an HCA's; whoever fuses some lowers the bound.
+
+    These three share the step's own: the angles of its tokens, and the head.
+    """
     made = decoded("v4-flash", "mxfp4+fp8").made
     per_layer = Counter(m.operator for m in made)
-    assert len(made) / LAYERS <= 39, per_layer
+    assert len(made) / LAYERS <= 41, per_layer
     assert per_layer["sparse_attention"] == 2 * LAYERS, "in parts, and joined"

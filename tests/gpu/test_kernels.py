@@ -16,8 +16,8 @@ from deepport_triton.kernels import KERNELS
 from gpu.judged import failures
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
-EXACT_ONLY = ("engram_hash",)
-"""Operators of integers alone."""
+OF_ONE_TYPE = ("engram_hash", "rotary_angles")
+"""Operators whose numbers have no other."""
 
 _FP8, _FP4, _ROW = "fp8_e4m3:128x128", "mxfp4", "fp8_e4m3:1x32"
 _ATTENTION = {"heads": 24, "size": 512, "page": 64, "window": 128, "sink": True, "k": 512, "ring": True}
@@ -64,6 +64,10 @@ SHAPES: dict[str, tuple[dict[str, Any], ...]] = {
     "quantize": tuple({"shape": (40, 160), "format": f, "power_of_two": True} for f in (_FP8, _ROW, _FP4, "int8:channel")),
     "rms_norm": ({"shape": (3, 7168), "weighted": True}, {"shape": (2, 9, 512), "weighted": False}),
     "rotary": ({"shape": (3, 9, 512), "pairs": 32, "inverse": True}, {"shape": (3, 128), "pairs": 32, "inverse": False}),
+    "rotary_angles": (
+        {"tokens": 9, "pairs": 32, "ratio": 1, "depth": 1 << 20},
+        {"tokens": 300, "pairs": 33, "ratio": 128, "depth": 1 << 13},
+    ),
     "route": tuple(
         {"tokens": 3, "experts": e, "k": 6, "scoring": s, "mode": m}
         for e, s, m in ((256, "sqrtsoftplus", "learned"), (384, "sqrtsoftplus", "hash"), (33, "softmax", "tied"))
@@ -83,7 +87,7 @@ SHAPES: dict[str, tuple[dict[str, Any], ...]] = {
 def cases(operator: str) -> list[Case]:
     builder = next(iter(operators[operator].cases)).builder
     shapes = SHAPES.get(operator) or SHAPES[f"{operator}_"]
-    if operator in EXACT_ONLY:
+    if operator in OF_ONE_TYPE:
         return [case(builder, **given) for given in shapes]
     return [case(builder, **given, dtype=dtype) for dtype in FLOATS for given in shapes]
 

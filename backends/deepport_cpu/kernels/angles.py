@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from deepport.fit import dtypes, shapes
+from deepport.fit import calls
 from deepport.kernel import Kernel, Signature, Support
 from deepport_cpu.native import call, dense
 
@@ -16,9 +16,7 @@ def rotary_angles(positions: Tensor, frequencies: Tensor, ratio: int = 1) -> tup
 
 
 def _rotary_angles(signature: Signature) -> Support:
-    return dtypes(signature, positions=torch.int64, frequencies=torch.float32) and shapes(
-        signature, positions="T", frequencies="R"
-    )
+    return calls.rotary_angles(signature)
 
 
 KERNELS = (Kernel("rotary_angles", "native", rotary_angles, _rotary_angles),)

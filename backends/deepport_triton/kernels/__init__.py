@@ -1,6 +1,7 @@
 """The Triton kernels, by family; each operator's in the order in which they are asked."""
 
 from deepport_triton.kernels import (
+    angles,
     attention,
     cache,
     compress,
@@ -17,6 +18,7 @@ from deepport_triton.kernels import (
 )
 
 KERNELS = (
+    *angles.KERNELS,
     *attention.KERNELS,
     *cache.KERNELS,
     *compress.KERNELS,

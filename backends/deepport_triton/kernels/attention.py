@@ -19,6 +19,9 @@ from deepport_triton.launch import launch
 HEADS, ENTRIES = 16, 64 if interpreting() else 16
 """Heads of a program, and entries that it sees at a time; the interpreter's time is that of its steps."""
 
+WIDE = 256 if interpreting() else 64
+"""Channels of float32 that are multiplied at a time: no matrix instruction takes them, and threads hold what they multiply."""
+
 ENOUGH, LEAST, MOST = 128, 64, 16
 """Programs that keep a chip busy; entries that are worth a program, and parts that are worth joining."""
 
@@ -29,9 +32,50 @@ def splits(programs: int, entries: int) -> int:
 
 
 @triton.jit
-def _attend(q, keys, seen, scale, peak, total, sums):
-    """Join the entries `keys [block, D]`, those seen, to what some heads have found: peak, total [heads], sums [heads, D]."""
-    scores = tl.dot(q, tl.trans(keys), input_precision="ieee")
+def _places(table, held, sequence, columns, page, entry, seen):
+    """The rows of entries in a paged cache of `held` pages, and which of those seen there are."""
+    seen = seen & (entry >= 0) & (entry < columns * page)
+    place = tl.load(table + sequence * columns + tl.where(seen, entry // page, 0), mask=seen, other=0).to(tl.int64)
+    seen = seen & (place >= 0) & (place < held)
+    return tl.where(seen, place * page + entry % page, 0), seen
+
+
+@triton.jit
+def _channels(x, row, there, size, first, width: tl.constexpr):
+    """Of rows of `size` channels, `width` from the first on: `[rows, width]`, 0 where nothing is."""
+    channel = first + tl.arange(0, width)
+    inside = there[:, None] & (channel < size)[None, :]
+    return tl.load(x + (row * size)[:, None] + channel[None, :], mask=inside, other=0.0)
+
+
+@triton.jit
+def entries(pages, table, held, sequence, columns, page, entry, seen, size, width: tl.constexpr):
+    """The rows `[block, width]` of a paged cache of `held` pages, 0 where nothing is seen or there is no such row."""
+    row, there = _places(table, held, sequence, columns, page, entry, seen)
+    return _channels(pages, row, there, size, 0, width)
+
+
+@triton.jit
+def _scores(q, own, head, there, keys, pages, row, found, size, slice: tl.constexpr):
+    """`q keys^T` of heads and entries: at once, or as the sum of slices of the channels, which are read again."""
+    if slice == keys.shape[1]:
+        scores = tl.dot(own, tl.trans(keys), input_precision="ieee")
+    else:
+        scores = tl.zeros((own.shape[0], keys.shape[0]), tl.float32)
+        for first in range(0, keys.shape[1], slice):
+            mine = _channels(q, head, there, size, first, slice)
+            theirs = _channels(pages, row, found, size, first, slice)
+            scores = tl.dot(mine, tl.trans(theirs), scores, input_precision="ieee")
+    return scores
+
+
+@triton.jit
+def _attend(
+    q, own, head, there, pages, row, found, seen, size, scale, peak, total, sums, width: tl.constexpr, slice: tl.constexpr
+):  # fmt: skip
+    """Join entries, those seen, to what some heads have found: peak, total [heads], sums [heads, width]."""
+    keys = _channels(pages, row, found, size, 0, width)
+    scores = _scores(q, own, head, there, keys, pages, row, found, size, slice)
     scores = tl.where(seen[None, :], scores * scale, float("-inf"))
     top = tl.maximum(peak, tl.max(scores, 1))
     base = tl.where(top == float("-inf"), 0.0, top)  # of heads that have seen nothing yet
@@ -39,17 +83,6 @@ def _attend(q, keys, seen, scale, peak, total, sums):
     total = total * keep + tl.sum(weights, 1)
     sums = tl.dot(weights.to(keys.dtype), keys, sums * keep[:, None], input_precision="ieee")
     return top, total, sums
-
-
-@triton.jit
-def entries(pages, table, held, sequence, columns, page, entry, seen, size, width: tl.constexpr):
-    """The rows `[block, width]` of a paged cache of `held` pages, 0 where nothing is seen or there is no such row."""
-    seen = seen & (entry >= 0) & (entry < columns * page)
-    place = tl.load(table + sequence * columns + tl.where(seen, entry // page, 0), mask=seen, other=0).to(tl.int64)
-    seen = seen & (place >= 0) & (place < held)
-    channel = tl.arange(0, width)
-    rows = pages + (tl.where(seen, place * page + entry % page, 0) * size)[:, None] + channel[None, :]
-    return tl.load(rows, mask=seen[:, None] & (channel < size)[None, :], other=0.0)
 
 
 @triton.jit
@@ -85,7 +118,7 @@ def _attention_token(
     heads, size, sequences, window_pages, window_page, window_columns, compressed_pages, compressed_page, compressed_columns,
     selected, scale, window_size, ratio,
     far: tl.constexpr, chosen: tl.constexpr, sunk: tl.constexpr,
-    parts: tl.constexpr, rows: tl.constexpr, width: tl.constexpr, block: tl.constexpr,
+    parts: tl.constexpr, rows: tl.constexpr, width: tl.constexpr, slice: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     token, part = tl.program_id(0).to(tl.int64), tl.program_id(2)
     head, channel = tl.program_id(1) * rows + tl.arange(0, rows), tl.arange(0, width)
@@ -95,7 +128,7 @@ def _attention_token(
     present = token < tl.load(cu_seqlens + sequences)
     sequence = sequence_of(token, cu_seqlens, sequences, 128).to(tl.int64)
     position = tl.load(positions + token, mask=present, other=-1).to(tl.int32)  # entries are divided by the page
-    own = tl.load(q + at, mask=inside, other=0.0)
+    own = _channels(q, row, there, size, 0, slice)
     peak, total = tl.full((rows,), float("-inf"), tl.float32), tl.zeros((rows,), tl.float32)
     sums = tl.zeros((rows, width), tl.float32)
 
@@ -103,10 +136,10 @@ def _attention_token(
     for begin in range(first, end, block):
         entry = begin + tl.arange(0, block)
         seen = entry < end
-        keys = entries(
-            window, window_table, window_pages, sequence, window_columns, window_page, entry, seen, size, width
+        place, found = _places(window_table, window_pages, sequence, window_columns, window_page, entry, seen)
+        peak, total, sums = _attend(
+            q, own, row, there, window, place, found, seen, size, scale, peak, total, sums, width, slice
         )
-        peak, total, sums = _attend(own, keys, seen, scale, peak, total, sums)
     if far:
         count = (position + 1) // ratio
         if chosen:
@@ -118,11 +151,12 @@ def _attention_token(
             if chosen:
                 entry = tl.load(indices + token * selected + entry, mask=seen, other=-1)
                 seen = (entry >= 0) & (entry < compressed_columns * compressed_page)
-            keys = entries(
-                compressed, compressed_table, compressed_pages, sequence, compressed_columns, compressed_page, entry, seen,
-                size, width,
-            )  # fmt: skip
-            peak, total, sums = _attend(own, keys, seen, scale, peak, total, sums)
+            place, found = _places(
+                compressed_table, compressed_pages, sequence, compressed_columns, compressed_page, entry, seen
+            )
+            peak, total, sums = _attend(
+                q, own, row, there, compressed, place, found, seen, size, scale, peak, total, sums, width, slice
+            )
     if parts == 1:
         _finish(o, lse, at, row, there, inside, peak, total, sums, _sink_of(sink, head, there, rows, sunk))
     else:
@@ -184,7 +218,8 @@ def sparse_attention(
         _attention_token, (tokens, triton.cdiv(heads, HEADS), parts), q, *near, *of_far, chosen, given,
         positions.contiguous(), cu_seqlens.contiguous(), o, lse, sums, peaks, heads, size, cu_seqlens.shape[0] - 1,
         *window_pages.shape[:2], window_table.shape[1], *of_far[0].shape[:2], of_far[1].shape[1], chosen.shape[1],
-        scale, window_size, max(ratio, 1), far=far, chosen=far and indices is not None, block=ENTRIES, **sizes,
+        scale, window_size, max(ratio, 1), far=far, chosen=far and indices is not None, block=ENTRIES,
+        slice=min(sizes["width"], WIDE) if q.dtype == torch.float32 else sizes["width"], **sizes,
     )  # fmt: skip
     if parts > 1:
         launch(_join_token, (tokens, triton.cdiv(heads, HEADS)), given, o, lse, sums, peaks, heads, size, **sizes)

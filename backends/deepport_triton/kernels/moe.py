@@ -9,7 +9,7 @@ from torch import Tensor
 
 from deepport.fit import calls
 from deepport.kernel import Kernel, Signature, Support, no
-from deepport_triton.kernels.elementwise import ACTIVATIONS
+from deepport_triton.kernels.elementwise import ACTIVATIONS, at_once
 from deepport_triton.launch import launch
 
 
@@ -26,8 +26,8 @@ def _softplus(x):
 def _scores(logits, there, scoring: tl.constexpr):
     if scoring == "softmax":
         logits = tl.where(there, logits, float("-inf"))
-        weights = tl.exp(logits - tl.max(logits, 0))
-        found = weights / tl.sum(weights, 0)
+        weights = tl.exp(logits - tl.max(logits, 1)[:, None])
+        found = weights / tl.sum(weights, 1)[:, None]
     elif scoring == "sigmoid":
         found = 1.0 / (1.0 + tl.exp(-logits))
     else:
@@ -46,29 +46,31 @@ def _rank(x):
 
 @triton.jit
 def _route_token(
-    logits, bias, table, input_ids, weights, ids, experts, scale,
+    logits, bias, table, input_ids, weights, ids, tokens, experts, scale,
     k: tl.constexpr, scoring: tl.constexpr, biased: tl.constexpr, hashed: tl.constexpr,
-    block: tl.constexpr, chosen: tl.constexpr,
+    rows: tl.constexpr, block: tl.constexpr, chosen: tl.constexpr,
 ):  # fmt: skip
-    token = tl.program_id(0).to(tl.int64)
-    expert, slot = tl.arange(0, block), tl.arange(0, chosen)
-    there = expert < experts
-    scores = _scores(tl.load(logits + token * experts + expert, mask=there, other=0.0).to(tl.float32), there, scoring)
+    token = tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows)
+    expert, slot = tl.arange(0, block)[None, :], tl.arange(0, chosen)[None, :]
+    present, there = (token < tokens)[:, None], expert < experts
+    given = tl.load(logits + token[:, None] * experts + expert, mask=present & there, other=0.0)
+    scores = _scores(given.to(tl.float32), there, scoring)
     if hashed:
-        row = tl.load(input_ids + token)
-        found = tl.load(table + row * k + slot, mask=slot < k, other=0).to(tl.int32)
+        row = tl.load(input_ids + token, mask=token < tokens, other=0)
+        found = tl.load(table + row[:, None] * k + slot, mask=present & (slot < k), other=0).to(tl.int32)
     else:
         ranked = scores + tl.load(bias + expert, mask=there, other=0.0) if biased else scores
         left = tl.where(there, _rank(ranked), -2147483648)
-        found = tl.zeros((chosen,), tl.int32)
+        found = tl.zeros((rows, chosen), tl.int32)
         for j in tl.static_range(k):
-            best = tl.min(tl.where(left == tl.max(left, 0), expert, block), 0)  # ties: the lowest
+            best = tl.min(tl.where(left == tl.max(left, 1)[:, None], expert, block), 1)[:, None]  # ties: the lowest
             found = tl.where(slot == j, best, found)
             left = tl.where(expert == best, -2147483648, left)
-    picked = tl.sum(tl.where((found[:, None] == expert[None, :]) & (slot < k)[:, None], scores[None, :], 0.0), 1)
-    share = picked / (tl.sum(picked, 0) + 1e-20) * scale
-    tl.store(weights + token * k + slot, share, mask=slot < k)
-    tl.store(ids + token * k + slot, found, mask=slot < k)
+    mine = (found[:, :, None] == expert[:, None, :]) & (slot < k)[:, :, None]
+    picked = tl.sum(tl.where(mine, scores[:, None, :], 0.0), 2)
+    share = picked / (tl.sum(picked, 1) + 1e-20)[:, None] * scale
+    tl.store(weights + token[:, None] * k + slot, share, mask=present & (slot < k))
+    tl.store(ids + token[:, None] * k + slot, found, mask=present & (slot < k))
 
 
 def route(
@@ -86,8 +88,21 @@ def route(
     ids = logits.new_empty((tokens, k), dtype=torch.int32)
     given = [logits if t is None else t.contiguous() for t in (bias, table, input_ids)]
     how: dict[str, Any] = {"k": k, "scoring": scoring, "biased": bias is not None, "hashed": table is not None}
-    blocks = {"block": triton.next_power_of_2(experts), "chosen": triton.next_power_of_2(k)}
-    launch(_route_token, (tokens,), logits, *given, weights, ids, experts, scale, **how, **blocks)
+    rows = at_once(tokens)
+    blocks = {"rows": rows, "block": triton.next_power_of_2(experts), "chosen": triton.next_power_of_2(k)}
+    launch(
+        _route_token,
+        (triton.cdiv(tokens, rows),),
+        logits,
+        *given,
+        weights,
+        ids,
+        tokens,
+        experts,
+        scale,
+        **how,
+        **blocks,
+    )
     return weights, ids
 
 

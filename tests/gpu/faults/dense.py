@@ -8,6 +8,7 @@ F32 = torch.float32
 BF16 = torch.bfloat16
 _NORM = {"shape": (3, 5), "weighted": True, "dtype": F32}
 _ROTARY = {"shape": (3, 25), "pairs": 4, "inverse": False, "dtype": F32}
+_ANGLES = {"tokens": 7, "pairs": 9, "ratio": 4, "depth": 1 << 18}
 _SWIGLU = {"shape": (5, 33), "limit": 1.0, "dtype": F32}
 _LINEAR = {"tkn": (3, 64, 33), "format": "fp8_e4m3:32x32", "dtype": BF16}
 _PAIRS = {"tkn": (3, 64, 33), "format": "mxfp4", "dtype": BF16}
@@ -21,15 +22,15 @@ MUTANTS = (
         "rms_norm",
         "the block's width for the row's",
         "elementwise",
-        "tl.sum(values * values, 0) / width + eps",
-        "tl.sum(values * values, 0) / block + eps",
+        "tl.sum(values * values, 1) / width + eps",
+        "tl.sum(values * values, 1) / block + eps",
         _NORM,
     ),
     Mutant(
         "rms_norm",
         "a mask dropped",
         "elementwise",
-        "tl.load(weight + channels, mask=there, other=0.0)",
+        "tl.load(weight + channels, mask=channels < width, other=0.0)",
         "tl.load(weight + channels)",
         _NORM,
         guard=True,
@@ -39,17 +40,36 @@ MUTANTS = (
         "rotary",
         "pairs off by one",
         "elementwise",
-        "odd = (channels - first) % 2 == 1",
-        "odd = channels % 2 == 1",
+        "odd = ((channels - first) % 2 == 1)[None, :]",
+        "odd = (channels % 2 == 1)[None, :]",
         _ROTARY,
     ),
     Mutant(
         "rotary",
         "a tail not masked",
         "elementwise",
-        "tl.load(cos + token * pairs + pair, mask=there & turned, other=1.0)",
-        "tl.load(cos + token * pairs + pair, mask=turned, other=1.0)",
+        "tl.load(cos + angle, mask=there & turned, other=1.0)",
+        "tl.load(cos + angle, mask=turned, other=1.0)",
         _ROTARY,
+        guard=True,
+    ),
+    Mutant("rotary_angles", "reduced in float32", "angles", "wide = angle.to(tl.float64)", "wide = angle", _ANGLES),
+    Mutant("rotary_angles", "a sign lost", "angles", "tl.where(below, -found_sin, found_sin)", "found_sin", _ANGLES),
+    Mutant(
+        "rotary_angles",
+        "no position followed",
+        "angles",
+        "tl.where(position < 0, 0, position)",
+        "position",
+        {**_ANGLES, "tokens": 16, "depth": 1},
+    ),
+    Mutant(
+        "rotary_angles",
+        "a mask dropped",
+        "angles",
+        "tl.load(positions + at // pairs, mask=there, other=0)",
+        "tl.load(positions + at // pairs)",
+        _ANGLES,
         guard=True,
     ),
     Mutant(
