@@ -13,7 +13,7 @@ EVIDENCE = {
     "cpu": "E5, executed on the chip: `ci/conform`",
     "cuda": "E3, compiled for: `ci/compile`",
     "rocm": "E3, compiled for: `ci/compile`",
-    "npu": "E4, simulated: `ci/ascend`",
+    "npu": "E4, simulated: `ci/ascend`; `triton` E3, accepted up to HIVM: `ci/compile`",
 }
 """How far what is said of a backend has been tried (`deepport.conformance.result.EVIDENCE`), and by which script of CI."""
 
