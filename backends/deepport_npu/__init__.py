@@ -125,6 +125,16 @@ class NpuBackend:
 
         return kernels_for(family, versions)
 
+    def evidence(self, kernel: Kernel) -> str:
+        """Of a Triton kernel: E3, accepted up to HIVM, but for the generations for which its IR was executed."""
+        if kernel.name != "triton":
+            return ""
+        from deepport_npu.capability import FAMILIES
+        from deepport_triton.accepted import executed
+
+        found = [family for family in FAMILIES if executed(kernel.operator, f"ascend-{family.lower()}")]
+        return f"E4 on {', '.join(found)}" if found else "E3"
+
     def on_paper(self, chip: str) -> tuple[str, Sequence[Kernel]]:
         """Kernels for a chip by any of its names ("910B", "Ascend910B2", "A2"), with the versions that the table speaks for."""
         from deepport_npu.capability import TORCH_NPU

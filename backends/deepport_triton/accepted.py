@@ -18,11 +18,21 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from deepport.kernel import YES, Kernel, Signature, Support, TensorSpec, no
+from deepport.op import operators
 from deepport_triton.ahead import baseline
 from deepport_triton.launch import Launch, noted
 
 PROGRAMS = 65535
 """That triton-ascend starts at most in one launch (3.2.0: runtime/jit.py)."""
+
+WRONG: Mapping[str, tuple[Mapping[str, Any], str]] = {
+    "_gate_up_tile": (
+        {"element": "mxfp4"},
+        "_gate_up_tile of mxfp4: triton-ascend 3.2.0 drops what is loaded of gathered rows in steps of two columns, and "
+        "goes on with memory that nobody wrote",
+    ),
+}
+"""By function what is accepted and computes something else, by its constants: found by executing the IR (`ahead.execute`)."""
 
 _TYPES = {
     torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float64: "fp64", torch.bool: "i1",
@@ -84,17 +94,16 @@ def of_launch(launch: Launch, target: str) -> Support:
     function = launch.kernel.fn.__name__
     if (programs := prod(launch.grid)) > PROGRAMS:
         return no("shape", f"{function} would be {programs} programs; triton-ascend starts at most {PROGRAMS}")
+    constants, reason = WRONG.get(function, ({}, ""))
+    if reason and constants.items() <= launch.constants.items():
+        return no("format", reason)
     known = asked(target).get(function, ())
     if any(a.covers(launch) for a in known if not a.reason):
         return YES
     if refused := next((a for a in known if a.reason and a.resembles(launch)), None):
-        return no("device", f"{_speaker(target)} refuses {function}: {refused.reason}")
+        return no("device", f"{target}'s compiler refuses {function}: {refused.reason}")
     words = " ".join((*_types(launch), *(f"{n}={v}" for n, v in launch.constants.items())))
-    return no("shape", f"{_speaker(target)} has not been asked for {function} {words}")
-
-
-def _speaker(target: str) -> str:
-    return f"{target}'s compiler"
+    return no("shape", f"{target}'s compiler has not been asked for {function} {words}")
 
 
 @cache
@@ -107,6 +116,13 @@ def asked(target: str) -> Mapping[str, tuple[Asked, ...]]:
         constants = dict(w.split("=", 1) for w in words if "=" in w)
         found.setdefault(function, []).append(Asked(types, constants, kept.get("reason", "")))
     return {function: tuple(all) for function, all in found.items()}
+
+
+def executed(operator: str, target: str) -> bool:
+    """Whether cases of an operator were executed on x86 by the IR of a target's compiler, and passed (`ahead.execute`)."""
+    exceptions = baseline.read().executed.get(target, {}).get(operator)
+    cases = {case.label for case in operators[operator].cases}
+    return exceptions is not None and bool(cases - {c for some in exceptions.values() for c in some})
 
 
 def compiler() -> str:

@@ -10,13 +10,14 @@ import pytest
 import torch
 from commands import Deepport
 from npu.calls import VERSIONS
+from npu.simulated import run
 
 from deepport.backend import accepted as checked
 from deepport.kernel import Kernel, Signature, Support
 from deepport.op import operators
 from deepport.ops.attention import attention_arguments
 from deepport.ops.dense import rms_norm_arguments
-from deepport.ops.moe import swiglu_arguments
+from deepport.ops.moe import experts_arguments, swiglu_arguments
 from deepport.ops.quantize import dequantize_arguments
 from deepport_npu import NpuBackend, triton_ascend
 from deepport_npu.capability import FAMILIES
@@ -103,6 +104,15 @@ def test_one_of_several_launches_that_is_refused_is_a_refusal() -> None:
     assert not [a for a in found["_score_block"] if a.reason] and all(a.reason for a in found["_select_tokens"])
     served, _ = plan("910B", "v4-flash")
     assert served["index_topk"] == "npu/npu_lightning_indexer"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_accepted_and_computes_something_else_is_refused(family: str) -> None:
+    """Experts of MXFP4: by the IR that triton-ascend makes, what was loaded is never used (`deepport compile --execute`)."""
+    sizes = {"tokens": 9, "k": 3, "experts": 8, "ids": "distinct", "dtype": BF16}
+    answer = asked(family, "moe_experts", experts_arguments, format="mxfp4", **sizes)
+    assert answer.code == "format" and answer.reason.startswith("_gate_up_tile of mxfp4: triton-ascend 3.2.0 drops")
+    assert "drops" not in asked(family, "moe_experts", experts_arguments, format="plain", **sizes).reason
 
 
 def test_every_baseline_row_is_read_as_it_was_compiled() -> None:
@@ -214,3 +224,9 @@ def test_what_is_no_gpu_is_told_no_warps() -> None:
 def test_a_tensor_that_lies_elsewhere_is_refused() -> None:
     with pytest.raises(ValueError, match="_copy: tensors lie on cpu and meta; a kernel addresses its own device"):
         launch.launch(Started(), (1,), torch.zeros(2), torch.zeros(2, device="meta"))
+
+
+def test_launches_are_made_on_the_npu_of_the_tensors() -> None:
+    made, refused = run("launches", options="--devices 2").splitlines()
+    assert made == "1 {'block': 16} 0"
+    assert refused == "_copy: tensors lie on cpu and npu:1; a kernel addresses its own device's memory only"
