@@ -49,8 +49,13 @@ class Asked:
     constants: Mapping[str, str]
     reason: str
 
+    def is_of(self, launch: Launch) -> bool:
+        """Whether it was asked for with exactly what a launch has."""
+        same = all(str(v) == self.constants[n] for n, v in launch.constants.items())
+        return same and self.types == _types(launch)
+
     def covers(self, launch: Launch) -> bool:
-        """Whether what is said of it holds for a launch."""
+        """Whether a launch needs no more than it."""
         return self.types == _types(launch) and all(_within(v, self.constants[n]) for n, v in launch.constants.items())
 
     def resembles(self, launch: Launch) -> bool:
@@ -98,9 +103,10 @@ def of_launch(launch: Launch, target: str) -> Support:
     if reason and constants.items() <= launch.constants.items():
         return no("format", reason)
     known = asked(target).get(function, ())
-    if any(a.covers(launch) for a in known if not a.reason):
+    refusals = [a for a in known if a.reason]
+    if not any(a.is_of(launch) for a in refusals) and any(a.covers(launch) for a in known if not a.reason):
         return YES
-    if refused := next((a for a in known if a.reason and a.resembles(launch)), None):
+    if refused := next((a for a in refusals if a.resembles(launch)), None):
         return no("device", f"{target}'s compiler refuses {function}: {refused.reason}")
     words = " ".join((*_types(launch), *(f"{n}={v}" for n, v in launch.constants.items())))
     return no("shape", f"{target}'s compiler has not been asked for {function} {words}")

@@ -106,6 +106,20 @@ def test_one_of_several_launches_that_is_refused_is_a_refusal() -> None:
     assert served["index_topk"] == "npu/npu_lightning_indexer"
 
 
+def test_a_refusal_of_the_very_launch_outweighs_a_larger_one_that_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function may be asked for twice with the same constants, by numbers that are 1, and be refused once."""
+    types = ("bf16", "fp32", "bf16")
+    larger = accepted.Asked(types, {"weighted": "True", "block": "64"}, "")
+    refused = accepted.Asked(types, {"weighted": "True", "block": "32"}, "no room")
+    monkeypatch.setattr(accepted, "asked", lambda target: {"_rms_norm_rows": (larger, refused)})
+    accepted._accepted.cache_clear()
+    call = {"weighted": True, "dtype": BF16}
+    assert asked("A2", "rms_norm", rms_norm_arguments, shape=(3, 16), **call)
+    answer = asked("A2", "rms_norm", rms_norm_arguments, shape=(3, 24), **call)
+    assert answer.reason == "ascend-a2's compiler refuses _rms_norm_rows: no room"
+    accepted._accepted.cache_clear()
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_accepted_and_computes_something_else_is_refused(family: str) -> None:
     """Experts of MXFP4: by the IR that triton-ascend makes, what was loaded is never used (`deepport compile --execute`)."""
