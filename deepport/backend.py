@@ -132,6 +132,8 @@ class Backend(Protocol):
         on_paper: optional; `on_paper(chip)` gives one line on what is assumed, and the kernels for a chip that need not be there,
             or raises BadInput and names those that it knows.
         gaps: optional, () by default: what it knows that it cannot do (`deepport.gap.Gap`), for the conformance suite.
+        evidence: optional, `(kernel) -> str`: how far a kernel of its own has been tried, where that is not what is said of the
+            backend in README's table; "" where it is.
         diagnose: optional, `() -> Iterable[deepport.finding.Finding]`: what `deepport doctor` should look at beside the probe,
             without importing torch; by default what the probe says of versions.
         peaks: optional, `(beyond) -> Iterable[deepport.bench.peak.Peak]`: how `deepport bench` finds out what the device can do

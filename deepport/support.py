@@ -6,6 +6,7 @@ Everywhere else the operator is served by its reference, plain torch on the back
 from __future__ import annotations
 
 from deepport import backend, ops
+from deepport.kernel import Kernel
 from deepport.op import Operator
 
 BEGIN, END = "<!-- support: python -m deepport.support -->", "<!-- /support -->"
@@ -13,7 +14,7 @@ EVIDENCE = {
     "cpu": "E5, executed on the chip: `ci/conform`",
     "cuda": "E3, compiled for: `ci/compile`",
     "rocm": "E3, compiled for: `ci/compile`",
-    "npu": "E4, simulated: `ci/ascend`",
+    "npu": "E4, simulated: `ci/ascend`; `triton` as it says: E3, accepted up to HIVM; E4, its IR run on x86: `ci/compile`",
 }
 """How far what is said of a backend has been tried (`deepport.conformance.result.EVIDENCE`), and by which script of CI."""
 
@@ -27,9 +28,15 @@ def table(backends: tuple[str, ...] = IN_TREE) -> str:
     rows.append(["*evidence*", *(EVIDENCE.get(b, "") for b in backends)])
     for name in ops.__all__:
         if isinstance(getattr(ops, name), Operator):
-            cells = (", ".join(k.name for k in kernels[b].get(name, [])) or "reference" for b in backends)
+            cells = (", ".join(_told(b, k) for k in kernels[b].get(name, [])) or "reference" for b in backends)
             rows.append([f"`{name}`", *cells])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _told(name: str, kernel: Kernel) -> str:
+    """A kernel, with what its backend knows of it alone."""
+    known = getattr(backend.get(name), "evidence", lambda kernel: "")(kernel)
+    return f"{kernel.name} ({known})" if known else kernel.name
 
 
 def replace(text: str, table: str) -> str:

@@ -22,6 +22,7 @@ from deepport_npu import NpuBackend, cann, compatibility
 from deepport_npu import diagnose as npu
 from deepport_rocm import RocmBackend
 from deepport_rocm import diagnose as rocm
+from deepport_triton.accepted import compiler
 
 CPU = TorchBuild("2.13.0+cpu", "", "", Path("/nowhere"))
 CUDA = TorchBuild("2.13.0+cu130", "13.0", "", Path("/nowhere"))
@@ -141,7 +142,8 @@ def npu_of(
     environment: Mapping[str, str] | None = None,
     build: TorchBuild | None = CPU,
 ) -> dict[str, Finding]:
-    backend = NpuBackend(lambda: build, lambda: torch_npu, loader(*missing), cann.roots({}, at), at, at.parent / "dev")
+    there = (lambda: torch_npu, loader(*missing), cann.roots({}, at), at, at.parent / "dev", compiler)
+    backend = NpuBackend(lambda: build, *there)
     return by_check(npu.diagnose(backend, environment or {}))
 
 
@@ -155,6 +157,7 @@ def test_a_healthy_npu(tmp_path: Path) -> None:
         "torch_npu 2.13.0 is of TorchNPU 26.2.0, made for CANN 9.2.0; it is said to run with 9.1.0, too"
     )
     assert found["driver with CANN"].found == "CANN 9.1.0 runs with driver 26.1.0"
+    assert found["triton-ascend"].found == f"{compiler()}; kernels are compiled when they are first called"
 
 
 def test_a_machine_without_any_of_it(tmp_path: Path) -> None:

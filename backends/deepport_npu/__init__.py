@@ -1,4 +1,4 @@
-"""The Ascend NPU backend, through torch_npu and CANN: kernels on the vendor's fused operators (`kernels/`)."""
+"""The Ascend NPU backend, through torch_npu and CANN: kernels on the vendor's fused operators, and Triton's (`kernels/`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from deepport.backend import Probe, Runtime
 from deepport.errors import BackendUnavailable, BadInput
 from deepport.gap import Gap
 from deepport.probing import Cause, TorchBuild, package_version, printable, reason, torch_build
-from deepport_npu import cann
+from deepport_npu import cann, triton_ascend
 
 if TYPE_CHECKING:
     from deepport.finding import Finding
@@ -36,7 +36,7 @@ def torch_npu_version() -> str:
 
 @dataclass(frozen=True)
 class NpuBackend:
-    """What the probe looks at: torch and torch_npu, CANN's folders and library, the driver's folder, device files."""
+    """What the probe looks at: torch and torch_npu, CANN's folders and library, the driver's folder, device files, Triton."""
 
     build: Callable[[], TorchBuild | None] = torch_build
     torch_npu: Callable[[], str] = torch_npu_version
@@ -44,6 +44,7 @@ class NpuBackend:
     roots: Sequence[Path] = field(default_factory=cann.roots)
     ascend: Path = cann.ASCEND
     dev: Path = Path("/dev")
+    triton: Callable[[], str] = triton_ascend.version
 
     name = "npu"
     device_type = "npu"
@@ -80,6 +81,7 @@ class NpuBackend:
             "cann": cann.version(self.roots),
             "driver": cann.driver_version(self.ascend),
             "vllm_ascend": package_version("vllm-ascend"),
+            triton_ascend.NAME: self.triton(),
         }
         return {name: version for name, version in found.items() if version}
 
@@ -118,21 +120,33 @@ class NpuBackend:
         return self.kernels_for(probe.devices[0].architecture if probe.devices else "", probe.versions)
 
     def kernels_for(self, family: str, versions: Mapping[str, str]) -> Sequence[Kernel]:
-        """The kernels for a generation of chip ("A2", "A3", "A5") that need not be there, with these torch_npu and cann."""
+        """The kernels for a generation of chip ("A2", "A3", "A5") that need not be there, with these versions."""
         from deepport_npu.kernels import kernels_for
 
         return kernels_for(family, versions)
+
+    def evidence(self, kernel: Kernel) -> str:
+        """Of a Triton kernel: E3, accepted up to HIVM, but for the generations for which its IR was executed."""
+        if kernel.name != "triton":
+            return ""
+        from deepport_npu.capability import FAMILIES
+        from deepport_triton.accepted import executed
+
+        found = [family for family in FAMILIES if executed(kernel.operator, f"ascend-{family.lower()}")]
+        return f"E4 on {', '.join(found)}" if found else "E3"
 
     def on_paper(self, chip: str) -> tuple[str, Sequence[Kernel]]:
         """Kernels for a chip by any of its names ("910B", "Ascend910B2", "A2"), with the versions that the table speaks for."""
         from deepport_npu.capability import TORCH_NPU
         from deepport_npu.compatibility import made_for
+        from deepport_triton.accepted import compiler
 
         family = cann.family(chip)
         if not family:
             raise BadInput(f"--soc {chip}: no Ascend chip is called so; there are: {', '.join(cann.NAMES)}")
-        versions = {"torch_npu": TORCH_NPU, "cann": made_for(TORCH_NPU)}
-        assumed = f"generation {family}, if torch_npu is {versions['torch_npu']} and CANN {versions['cann']}"
+        versions = {"torch_npu": TORCH_NPU, "cann": made_for(TORCH_NPU), triton_ascend.NAME: compiler()}
+        told = f"torch_npu is {versions['torch_npu']}, CANN {versions['cann']} and triton-ascend {compiler()}"
+        assumed = f"generation {family}, if {told}"
         return assumed, self.kernels_for(family, versions)
 
 

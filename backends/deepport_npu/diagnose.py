@@ -22,7 +22,7 @@ from deepport.finding import (
     version,
     wrong,
 )
-from deepport_npu import adapter, cann, compatibility
+from deepport_npu import adapter, cann, compatibility, triton_ascend
 
 if TYPE_CHECKING:
     from deepport_npu import NpuBackend
@@ -52,6 +52,7 @@ def diagnose(backend: NpuBackend, environment: Environment = os.environ) -> Iter
         yield compatibility.with_driver(versions["cann"], versions["driver"])
         yield from _files(backend.dev)
     yield _hccl(backend)
+    yield triton_ascend.finding(backend.triton())
     yield from _environment(environment, not causes)
 
 

@@ -1,8 +1,8 @@
-"""How a kernel is started: on a device with a chip's configuration, watched in the interpreter, or only noted, to be compiled."""
+"""How a kernel is started: on a device with a chip's configuration, watched in the interpreter, or handed to who compiles it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -35,9 +35,10 @@ def launch(
     `warps` and `stages` are those of architectures that have none of their own (`architecture.CONFIGURATIONS`). In the
     interpreter the tensors among the arguments are all that the kernel may touch (`guard`).
     """
-    if (notes := _notes.get(None)) is not None:
-        found = shape(kernel.__name__, _architecture.get(), Shape(warps, stages))
-        notes.append(Launch(kernel, grid, arguments, {**constants, **found.constants}, found.warps, found.stages))
+    if (taker := _taker.get(None)) is not None:
+        take, architecture = taker
+        found = shape(kernel.__name__, architecture, Shape(warps, stages))
+        take(Launch(kernel, grid, arguments, {**constants, **found.constants}, found.warps, found.stages))
     elif 0 in grid:
         return
     elif interpreting():
@@ -50,26 +51,38 @@ def launch(
 def noted(architecture: str = "") -> Iterator[list[Launch]]:
     """Launches inside are noted, as this architecture has them, and not made: tensors may be on the meta device."""
     notes: list[Launch] = []
-    tokens = _notes.set(notes), _architecture.set(architecture)
-    try:
+    with taken(notes.append, architecture):
         yield notes
+
+
+@contextmanager
+def taken(take: Callable[[Launch], None], architecture: str = "") -> Iterator[None]:
+    """Launches inside are handed to `take`, as this architecture has them."""
+    token = _taker.set((take, architecture))
+    try:
+        yield
     finally:
-        _notes.reset(tokens[0])
-        _architecture.reset(tokens[1])
+        _taker.reset(token)
 
 
-_notes: ContextVar[list[Launch]] = ContextVar("deepport_triton_notes")
-_architecture: ContextVar[str] = ContextVar("deepport_triton_architecture", default="")
+_taker: ContextVar[tuple[Callable[[Launch], None], str]] = ContextVar("deepport_triton_taker")
 
 
 def _start(
     kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], constants: dict[str, Any], otherwise: Shape
 ) -> None:
-    device = next(a.device for a in arguments if isinstance(a, Tensor))
-    architecture = architecture_of(device.index or 0) if device.type == "cuda" else ""
-    found = shape(kernel.__name__, architecture, otherwise)
+    devices = {a.device for a in arguments if isinstance(a, Tensor)}
+    # A host's memory may be pinned for a GPU.
+    device = next((d for d in devices if d.type != "cpu"), torch.device("cpu"))
+    options = {}
+    if device.type == "cuda":
+        found = shape(kernel.__name__, architecture_of(device.index or 0), otherwise)
+        options = {**found.constants, "num_warps": found.warps, "num_stages": found.stages}
+    elif len(devices) > 1:
+        where = " and ".join(sorted(map(str, devices)))
+        raise ValueError(f"{kernel.__name__}: tensors lie on {where}; a kernel addresses its own device's memory only")
     with torch.accelerator.device_index(device.index):  # Triton launches on the current one, wherever the tensors are
-        kernel[grid](*arguments, **{**constants, **found.constants}, num_warps=found.warps, num_stages=found.stages)
+        kernel[grid](*arguments, **{**constants, **options})  # an NPU has no warps: its compiler plans by itself
 
 
 def _interpret(kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], constants: dict[str, Any]) -> None:

@@ -21,11 +21,14 @@ Examples:
 
   deepport compile --check
 
+  deepport compile --execute --target ascend-a2
+
 Targets: sm_80, sm_90, sm_100, sm_120 (NVIDIA); gfx90a, gfx942, gfx950, gfx1100 (AMD); ascend-a2, ascend-a3, ascend-a5, whose
 compiler lives in an environment of its own, which `ci/compile environment` makes.
 
 Exit code 1: a compiler refuses a kernel, or its code spills, needs more shared memory than the chip has, or multiplies without
-its matrix instruction; with --check, something is worse than in the committed baseline. {EXIT_CODES}
+its matrix instruction; with --execute, a result is wrong; with --check, something is worse than in the committed baseline.
+{EXIT_CODES}
 """
 
 _WHAT, _BASELINE = "What is compiled", "The baseline"
@@ -56,6 +59,15 @@ Brief = Annotated[
         help="Every kernel, for V4-Flash with a memory in bfloat16. Default: V4-Flash, V4-Pro and the memory, also in float16.",
     ),
 ]
+Execute = Annotated[
+    bool,
+    typer.Option(
+        "--execute",
+        rich_help_panel=_WHAT,
+        help="Run the operators' own cases on this processor by the IR that Ascend's compiler is given, before the gates of "
+        "deepport conform: evidence E4. Needs mlir-19-tools and llvm-19 of Debian. Default: every Ascend.",
+    ),
+]
 Check = Annotated[
     bool,
     typer.Option(
@@ -75,6 +87,7 @@ def compile(
     target: Targets = None,
     operator: Operators = None,
     brief: Brief = False,
+    execute: Execute = False,
     check: Check = False,
     update: Update = False,
     jobs: Jobs = 0,
@@ -95,7 +108,9 @@ def compile(
             raise BadInput("TRITON_INTERPRET=1 has kernels interpreted: unset it to compile them")
         if check and update:
             raise BadInput("--check compares with the baseline and --update writes it: give one of them")
-        from deepport.command import compiling
+        if execute and brief:
+            raise BadInput("--brief chooses among what is compiled, and --execute runs all cases: give one of them")
+        from deepport.command import compiling, executing
 
         asked = compiling.Asked(tuple(target or ()), tuple(operator or ()), brief, check, update, jobs, as_json)
-        raise typer.Exit(compiling.compile(asked))
+        raise typer.Exit(executing.run(asked) if execute else compiling.compile(asked))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from deepport.command.render import show
 from deepport.command.terminal import INTERRUPTED, progress, reader_may_leave, say
@@ -19,7 +20,9 @@ from deepport_triton.ahead.target import Target, find
 from deepport_triton.architecture import GAPS
 
 _EVERY = 50
-"""Kernels between two lines of progress, where no terminal shows a bar."""
+"""Results between two lines of progress, where no terminal shows a bar."""
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ def compile(asked: Asked) -> int:
     targets = find(asked.targets)
     check_operators("--operator", asked.operators)
     compilers = versions.compilers(targets)
-    before = _baseline(asked, compilers)
+    before = known(asked, compilers)
     found = _compiled(asked, targets)
     worse = list(before.regressions(found.rows, asked.whole and not found.interrupted)) if asked.check else []
     with reader_may_leave():
@@ -69,8 +72,8 @@ def compile(asked: Asked) -> int:
     return int(bool(worse) if asked.check else any(row.faults() for row in found.rows))
 
 
-def _baseline(asked: Asked, compilers: dict[str, str]) -> baseline.Baseline:
-    """Raises BadInput where it is asked for and cannot be compared with."""
+def known(asked: Asked, compilers: dict[str, str]) -> baseline.Baseline:
+    """The baseline, empty where it is not asked for. Raises BadInput where it cannot be compared with."""
     if asked.update and not baseline.PLACE.exists():
         return baseline.Baseline()
     found = baseline.read() if asked.check or asked.update else baseline.Baseline()
@@ -88,19 +91,25 @@ def _compiled(asked: Asked, targets: Sequence[Target]) -> Found:
     tasks = run.tasks(KERNELS, targets, asked.operators, asked.brief)
     if not tasks:
         raise BadInput(f"--operator {asked.operators[0]}: no Triton kernel computes it")
-    found = Found()
-    with progress("compiling", "kernels") as tell, closing(run.run(tasks, asked.jobs)) as results:
-        try:
-            for row in results:
-                found.rows.append(row)
-                if tell:
-                    tell(len(found.rows), len(tasks))
-                elif len(found.rows) % _EVERY == 0:
-                    sys.stderr.write(f"{len(found.rows)} of {len(tasks)}\n")
-        except KeyboardInterrupt:
-            found.interrupted = True
+    found = Found(*collected(run.run(tasks, asked.jobs), len(tasks), "compiling", "kernels"))
     found.rows.sort(key=lambda r: (r.operator, r.label, r.name, [t.name for t in targets].index(r.target)))
     return found
+
+
+def collected(results: Generator[Row], count: int, doing: str, what: str) -> tuple[list[Row], bool]:
+    """So many results, watched as they come; and whether Ctrl-C has ended it before."""
+    found = list[Row]()
+    with progress(doing, what) as tell, closing(results):
+        try:
+            for row in results:
+                found.append(row)
+                if tell:
+                    tell(len(found), count)
+                elif len(found) % _EVERY == 0:
+                    sys.stderr.write(f"{len(found)} of {count}\n")
+        except KeyboardInterrupt:
+            return found, True
+    return found, False
 
 
 def _record(found: Found, compilers: dict[str, str], worse: list[str]) -> dict[str, object]:

@@ -18,8 +18,8 @@ ABSENT = {
 }
 """Vendor operators that no page names for a chip."""
 
-ELSEWHERE = {name for name, chips in table().items() if next(iter(chips.values())).schema}
-"""vllm-ascend's operators, which are not simulated (`test_custom.py`)."""
+ELSEWHERE = {"triton"} | {name for name, chips in table().items() if next(iter(chips.values())).schema}
+"""What the simulator cannot run: Triton (`test_triton.py`), and vllm-ascend's operators (`test_custom.py`)."""
 
 
 @pytest.mark.slow

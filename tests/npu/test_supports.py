@@ -74,9 +74,9 @@ _WITH_ONLY_A5 = ("mhc_pre", "mhc_post")
 
 @cache
 def _kernels(family: str) -> dict[tuple[str, str], Kernel]:
-    """Those that need torch_npu only; the others are asked in `test_custom.py`, where their operators are declared."""
+    """Those that need torch_npu only; vllm-ascend's are asked in `test_custom.py`, and Triton's in `test_triton.py`."""
     found = accepted("npu", kernels_for(family, VERSIONS))
-    return {(name, k.name): k for name, kernels in found.items() for k in kernels if k.name not in _CUSTOM}
+    return {(name, k.name): k for name, kernels in found.items() for k in kernels if k.name not in (*_CUSTOM, "triton")}
 
 
 def _home(operator: str) -> str:

@@ -21,7 +21,7 @@ _KEEPER = """#!/bin/sh
 case "$*" in *--version*) echo "${0##*/} 1.2.0 (8796a8ac1508 2026-07-29)"; exit 0;; esac
 for a in "$@"; do case "$a" in *.mlir) cp "$a" "$DEEPPORT_KEEP";; esac; done
 """
-_SECONDS = 240
+SECONDS = 240
 
 
 class Refused(Exception):
@@ -30,7 +30,7 @@ class Refused(Exception):
 
 def compiled(function: Any, job: dict[str, Any], target: dict[str, Any]) -> dict[str, Any]:
     """Lower a job. There is no code of which anything could be said: accepted, or Refused, or what Triton itself raises."""
-    module = _hivm(_linalg(function, job, target["architecture"]), target["architecture"])
+    module = _hivm(linalg(function, job, target["architecture"]), target["architecture"])
     if "llvm.inline_asm" in module:
         raise Refused("inline assembly reaches the device's module, where nobody checks it")
     return {}
@@ -41,7 +41,7 @@ def _late(architecture: str) -> bool:
     return architecture.startswith("Ascend950")
 
 
-def _linalg(function: Any, job: dict[str, Any], architecture: str) -> str:
+def linalg(function: Any, job: dict[str, Any], architecture: str) -> str:
     """The kernel as triton-ascend gives it to bishengir."""
     from triton._C.libtriton import ir
     from triton.backends.compiler import GPUTarget
@@ -79,7 +79,7 @@ def _hivm(linalg: str, architecture: str) -> str:
         done = subprocess.run(
             [*_command(architecture), str(kernel), "-o", str(place / "kernel")],
             env={**os.environ, "PATH": path, "DEEPPORT_KEEP": str(kept)},
-            capture_output=True, text=True, check=False, timeout=_SECONDS,
+            capture_output=True, text=True, check=False, timeout=SECONDS,
         )  # fmt: skip
         if done.returncode or not kept.exists():
             raise Refused(done.stderr)
@@ -90,14 +90,14 @@ def _command(architecture: str) -> list[str]:
     late = _late(architecture)
     automatic = str(not late)
     return [
-        str(_tools() / ("bishengir-compile-a5" if late else "bishengir-compile")), f"--target={architecture}",
+        str(tools() / ("bishengir-compile-a5" if late else "bishengir-compile")), f"--target={architecture}",
         "--enable-hfusion-compile=true", "--enable-hivm-compile=true", "--enable-triton-kernel-compile=true",
         f"--enable-auto-multi-buffer={automatic}", f"--enable-auto-bind-sub-block={automatic}",
     ]  # fmt: skip
 
 
 @cache
-def _tools() -> Path:
+def tools() -> Path:
     spec = find_spec("ascendnpuir")
     if spec is None or not spec.submodule_search_locations:
         raise Refused("ascendnpu-ir is not installed beside triton-ascend")

@@ -6,11 +6,14 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deepport.errors import BadInput
 from deepport.report import files
 from deepport_triton.ahead.result import Compiled
+
+if TYPE_CHECKING:
+    from deepport_triton.ahead.execute import Executed
 
 PLACE = Path(__file__).parents[1] / "baseline.json"
 
@@ -20,14 +23,20 @@ GROWTH = {"registers": 0.10, "shared": 0.10, "code": 0.25}
 _NUMBERS = ("registers", "spills", "shared", "code")
 
 Kept = dict[str, Any]
+Exceptions = dict[str, dict[str, list[str]]]
+"""By operator and by reason, the cases that are no evidence: all others were executed, and passed."""
 
 
 @dataclass
 class Baseline:
-    """By compiler its version; by target and by a job's name what was found: numbers and instructions, or a reason."""
+    """By compiler its version; by target and by a job's name what was found: numbers and instructions, or a reason.
+
+    `executed`: by target, of the operators whose cases were executed on this processor, what did not pass.
+    """
 
     compilers: dict[str, str] = field(default_factory=dict)
     targets: dict[str, dict[str, Kept]] = field(default_factory=dict)
+    executed: dict[str, Exceptions] = field(default_factory=dict)
 
     def take(self, rows: Sequence[Compiled], compilers: dict[str, str], whole: bool) -> None:
         """Make this what was found. `whole`: what of these targets was not compiled exists no more."""
@@ -35,6 +44,25 @@ class Baseline:
         for name in {r.target for r in rows}:
             before = {} if whole else self.targets.get(name, {})
             self.targets[name] = before | {r.name: kept(r) for r in rows if r.target == name}
+
+    def take_executed(self, rows: Sequence[Executed]) -> None:
+        """Make this what was executed, of the operators that were asked for."""
+        for row in rows:
+            self.executed.setdefault(row.task.target, {})[row.task.operator] = {}
+        for row in rows:
+            if row.told:
+                self.executed[row.task.target][row.task.operator].setdefault(row.told, []).append(row.task.case)
+
+    def changes(self, rows: Sequence[Executed]) -> Iterator[str]:
+        """What of cases is another than before: they pass no more, pass at last, or another reason is given."""
+        for row in rows:
+            of = self.executed.get(row.task.target, {}).get(row.task.operator)
+            before = next((reason for reason, cases in (of or {}).items() if row.task.case in cases), "")
+            where = f"{row.task.target}: {row.task.operator}: {row.task.case}"
+            if of is None:
+                yield f"{where}: is not in the baseline; --update"
+            elif row.told != before:
+                yield f"{where}: {row.told or 'passes now; --update'} (before: {before or 'passed'})"
 
     def regressions(self, rows: Sequence[Compiled], whole: bool) -> Iterator[str]:
         """What is worse than before, or not the same kernels. Of what is not worse nothing is said, even if it is better."""
@@ -81,7 +109,7 @@ def read(path: Path = PLACE) -> Baseline:
     """Raises BadInput for a file that cannot be read as one."""
     try:
         told = json.loads(path.read_text())
-        found = Baseline(told["compilers"])
+        found = Baseline(told["compilers"], executed=told["executed"])
         for name, by_target in told["jobs"].items():
             for target, line in by_target.items():
                 found.targets.setdefault(target, {})[name] = _parsed(line)
@@ -100,7 +128,8 @@ def write(found: Baseline, path: Path = PLACE) -> None:
             jobs.setdefault(name, {})[target] = row
     compilers = json.dumps(dict(sorted(found.compilers.items())))
     lines = ",\n".join(f" {json.dumps(name)}: {{\n{_lines(by_target)}\n }}" for name, by_target in sorted(jobs.items()))
-    files.write(path, f'{{\n"compilers": {compilers},\n"jobs": {{\n{lines}\n}}\n}}\n')
+    executed = json.dumps(found.executed, indent=1, sort_keys=True)
+    files.write(path, f'{{\n"compilers": {compilers},\n"executed": {executed},\n"jobs": {{\n{lines}\n}}\n}}\n')
 
 
 def _lines(by_target: Mapping[str, Kept]) -> str:

@@ -62,12 +62,13 @@ def jobs(launches: Iterable[Made], targets: Sequence[Target], brief: bool = Fals
     found: dict[tuple[str, str], tuple[Job, Target]] = {}
     for made in launches:
         target = by_name[made.architecture]
-        job = _job(made, target)
+        job = job_of(made, target)
         found.setdefault((job.label if brief else job.name, target.name), (job, target))
     return list(found.values())
 
 
-def _job(made: Made, target: Target) -> Job:
+def job_of(made: Made, target: Target) -> Job:
+    """What a target's compiler is given for a launch."""
     launch = made.launch
     signature, constants, hints = {}, dict(launch.constants), {}
     for place, (name, (type, hint)) in enumerate(_parameters(launch, target)):

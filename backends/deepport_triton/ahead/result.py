@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from deepport_triton.ahead.job import Job
-from deepport_triton.ahead.target import Target
+if TYPE_CHECKING:  # a baseline is read where no model and no Triton is
+    from deepport_triton.ahead.job import Job
+    from deepport_triton.ahead.target import Target
 
 EVIDENCE = "E3"
 

@@ -9,6 +9,7 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from deepport_triton.ahead import npu
 from deepport_triton.ahead.job import Job, jobs
 from deepport_triton.ahead.result import Compiled, result
 from deepport_triton.ahead.target import Target
-from deepport_triton.ahead.trace import DTYPES, MODELS, made
+from deepport_triton.ahead.trace import DTYPES, MODELS, made, of_cases
 
 Task = tuple[Job, Target]
 
@@ -31,12 +32,16 @@ _PROGRAM = str(Path(__file__).with_name("worker.py"))
 
 
 def tasks(kernels: Sequence[Kernel], targets: Sequence[Target], operators: Sequence[str], brief: bool) -> list[Task]:
-    """What there is to compile: of these operators, or of all; in brief V4-Flash with a memory, in bfloat16."""
+    """What there is to compile: of these operators, or of all; in brief V4-Flash with a memory, in bfloat16.
+
+    Ascend's compiler is also asked for the operators' own cases: what it has not accepted is not launched (`accepted`).
+    """
     wanted = [k for k in kernels if not operators or k.operator in operators]
     accepted = backend.accepted("triton", wanted)
     offered = {target.name: accepted for target in targets}
     some = (["engram"], [torch.bfloat16]) if brief else (list(MODELS), list(DTYPES))
-    return jobs(made(offered, *some), targets, brief)
+    wary = {target.name: accepted for target in targets if target.compiler == "npu" and not brief}
+    return jobs(chain(made(offered, *some), of_cases(wary)), targets, brief)
 
 
 class Processes:
@@ -50,10 +55,9 @@ class Processes:
     def start(self, targets: Sequence[Target]) -> None:
         """Raises BackendUnavailable where the compiler for NPUs is not here."""
         for for_npu in {t.compiler == "npu" for t in targets}:
-            python, path = npu.process() if for_npu else (sys.executable, "")
             self._idle[for_npu] = queue.SimpleQueue()
             for _ in range(self._count):
-                self._workers.append(_worker(python, path))
+                self._workers.append(worker(for_npu))
                 self._idle[for_npu].put(self._workers[-1])
 
     def compile(self, task: Task) -> Compiled:
@@ -73,8 +77,9 @@ class Processes:
             worker.close()
 
 
-def _worker(python: str, path: str) -> Worker:
-    """`path`: where another Python finds our packages, behind its own; "" for this one."""
+def worker(for_npu: bool) -> Worker:
+    """A process that compiles. Raises BackendUnavailable where the compiler for NPUs is not here."""
+    python, path = npu.process() if for_npu else (sys.executable, "")  # path: of our packages, behind its own
     environment = {"TRITON_INTERPRET": "0", "OMP_NUM_THREADS": "1"}
     if path:
         environment |= {"PYTHONPATH": "", "DEEPPORT_PATH": path}

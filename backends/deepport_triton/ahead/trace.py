@@ -1,4 +1,4 @@
-"""Which launches a model makes: its steps traced on tensors without data, by kernels that note what they would start.
+"""Which launches a model makes: its steps traced on tensors without data, by kernels that note what they would start; or a case.
 
 Meta tensors have no data to read: a step that can be traced to its end never waits for the device, and can be captured.
 """
@@ -17,8 +17,9 @@ import torch
 from deepport import formats, ops
 from deepport.bench.quantised import Formats, quantise
 from deepport.conformance.grids.captured import ENGRAM
+from deepport.conformance.trial import drawn
 from deepport.kernel import Kernel
-from deepport.op import Operator
+from deepport.op import Operator, operators
 from deepport.policy import Session
 from deepport_model.config import Config
 from deepport_model.loading import on_meta
@@ -36,7 +37,7 @@ def _short(c: Config) -> Config:
 MODELS: Mapping[str, Config] = {
     "v4-flash": _short(V4_FLASH),
     "v4-pro": _short(V4_PRO),
-    "engram": replace(_short(V4_FLASH), engram=replace(ENGRAM, layer_ids=(1,))),
+    "engram": replace(_short(V4_FLASH), engram=replace(ENGRAM, layer_ids=(1, 2))),
 }
 """Whose shapes are compiled, of true width; `engram`: V4-Flash with the memory of V4.1-Flash."""
 
@@ -118,6 +119,20 @@ def made(
             with session, torch.inference_mode():
                 apart(MODELS[name], dtype, format, sum(STEPS[of]))
             yield from session.made
+
+
+def of_cases(kernels: Kernels) -> Iterator[Made]:
+    """The launches of operators' own cases: small and awkward, in every type and format."""
+    for name in dict.fromkeys(name for offered in kernels.values() for name in offered):
+        operator = operators[name]
+        for case in operator.cases:
+            arguments = tuple(drawn(operator, case).values())
+            for architecture, offered in kernels.items():
+                kernel = next((k for k in offered[name] if k.supports(operator.signature(arguments))), None)
+                if kernel is not None:
+                    with noted(architecture) as launches:
+                        kernel.run(*arguments)
+                    yield from (Made(name, architecture, launch) for launch in launches)
 
 
 def steps(

@@ -16,13 +16,15 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 _LONGEST = 400
+_COMPILERS = {"npu": "ascend", "x86": "x86"}
+"""Their modules here; `gpu` is that of all others."""
 
 
 def compiled(job: dict[str, Any], target: dict[str, Any]) -> dict[str, Any]:
     """The facts of one job for one target (`deepport_triton.ahead.job`, `.target`), or why the compiler refuses it."""
     function = getattr(import_module(job["module"]), job["function"])
     begin = time.perf_counter()
-    compiler = import_module("deepport_triton.ahead." + ("ascend" if target["compiler"] == "npu" else "gpu"))
+    compiler = import_module(f"deepport_triton.ahead.{_COMPILERS.get(target['compiler'], 'gpu')}")
     try:
         found: dict[str, Any] = compiler.compiled(function, job, target)
     except Exception as error:  # whatever a compiler raises
