@@ -13,19 +13,20 @@ from deepport_cpu import _levels
 _PAIRS = ("avx512_bf16", "amx", "neon_bf16")
 """Levels that multiply bfloat16 as it is; the others multiply floats (`Factor` in `product.h`)."""
 
-_ROWS, _COLUMNS = 512, 256
-"""A block of weights that many tokens meet (`sizes` in `gemm.h`); of tokens it meets `_ROWS` at a time."""
+_TOKENS, _COLUMNS, _ROW_BYTES = 512, 256, 1024
+"""A block of weights has so many columns, and rows for so many bytes of each, and so many tokens meet it at a time (`gemm.h`)."""
 
 
 def of_linear(signature: Signature) -> dict[str, int]:
     """All tokens in panels, and each thread's block of weights and of sums."""
     x = signature["x"]
     tokens, groups = (prod(x.shape[:-1]), 1) if signature.operator == "linear" else x.shape[:2]
-    factor, threads, rows = _factor(signature, "w"), torch.get_num_threads(), min(signature["w"].shape[-2], _ROWS)
+    factor, threads = _factor(signature, "w"), torch.get_num_threads()
+    rows = min(signature["w"].shape[-2], _ROW_BYTES // factor)
     return {
         "panels": groups * _whole(tokens, 16) * _whole(x.shape[-1], 32) * factor,
         "expanded": threads * rows * _COLUMNS * factor,
-        "sums": threads * rows * _whole(min(tokens, _ROWS), 16) * 4,
+        "sums": threads * rows * _whole(min(tokens, _TOKENS), 16) * 4,
     }
 
 
