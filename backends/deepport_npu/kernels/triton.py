@@ -17,8 +17,8 @@ from deepport_npu.kernels.chip import Chip
 OPERATORS = (
     "block_linear", "compress_kv", "compress_kv_", "dequantize", "engram_conv", "engram_conv_", "engram_gate",
     "engram_gather", "engram_hash", "grouped_linear", "index_topk", "linear", "mhc_head", "mhc_post", "mhc_pre",
-    "moe_combine", "moe_dispatch", "moe_experts", "quantize", "rms_norm", "rotary", "route", "sparse_attention", "swiglu",
-    "write_pages", "write_pages_",
+    "moe_combine", "moe_dispatch", "moe_experts", "quantize", "rms_norm", "rotary", "rotary_angles", "route",
+    "sparse_attention", "swiglu", "write_pages", "write_pages_",
 )  # fmt: skip
 """Those that have a Triton kernel, named where no Triton can be imported."""
 
