@@ -125,7 +125,7 @@ def test_a_chip_that_is_not_there_is_planned_on_paper(command: Deepport) -> None
     assert [f["soc"] for f in found.values()] == ["910B", "950"]
     served = {soc: {(r["operator"], r["implementation"]) for r in f["decode"]} for soc, f in found.items()}
     assert ("sparse_attention", "npu/npu_sparse_flash_attention") in served["910B"] & served["950"]
-    assert ("mhc_pre", "reference") in served["910B"] and ("mhc_pre", "npu/npu_mhc_pre") in served["950"]
+    assert ("mhc_pre", "npu/triton") in served["910B"] and ("mhc_pre", "npu/npu_mhc_pre") in served["950"]
     (row,) = [r for r in found["910B"]["decode"] if r["operator"] == "mhc_pre"]
     assert row["refusals"][0][1].startswith("device: npu_mhc_pre is documented for A5, not for A2")
 
