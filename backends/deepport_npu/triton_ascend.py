@@ -24,16 +24,17 @@ def version() -> str:
 
 def missing(versions: Mapping[str, str]) -> str:
     """What keeps its kernels from being launched, by these versions, and what to do; "" for nothing. It is not imported."""
-    from deepport_triton.accepted import compiler
+    from deepport_triton.ahead import baseline  # which needs no torch
 
-    wanted = f"pip install triton-ascend=={compiler()} pybind11"
+    accepted = baseline.read().compilers["triton-ascend"]
+    wanted = f"pip install triton-ascend=={accepted} pybind11"
     if not (found := versions.get(NAME, "")):
         other = package_version("triton")
         if other and package_version("triton-ascend"):
             return f"triton-ascend and triton {other} are installed over each other: pip uninstall both, then {wanted}"
         return f"triton-ascend is not installed: {wanted}"
-    if found != compiler():
-        return f"triton-ascend is {found}, and {compiler()} has accepted the kernels: {wanted}"
+    if found != accepted:
+        return f"triton-ascend is {found}, and {accepted} has accepted the kernels: {wanted}"
     return ""
 
 
