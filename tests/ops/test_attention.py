@@ -431,7 +431,8 @@ def test_a_key_that_is_not_seen_has_no_effect(scope: str) -> None:
     spoiled[arguments[f"{name}_table"][0, entry // 8], entry % 8] = torch.nan
     arguments[f"{name}_pages"] = spoiled
     dirty_o, dirty_lse = ops.sparse_attention(**arguments)
-    assert torch.equal(dirty_lse[:seeing], lse[:seeing])
+    # Close, for torch rounds the exponentials of a vector that has a NaN in it otherwise, by AVX2.
+    torch.testing.assert_close(dirty_lse[:seeing], lse[:seeing], rtol=1e-6, atol=0)
     torch.testing.assert_close(dirty_o[:seeing], o[:seeing])
     assert dirty_o[19].isnan().all()
     torch.testing.assert_close(torch.autograd.grad(dirty_o[:seeing].sum(), q)[0][:seeing], grad[:seeing])
