@@ -72,7 +72,7 @@ class Listener:
 def request(**changes: Any) -> Request:
     asked: dict[str, Any] = {
         "backend": "cpu", "index": 0, "device": "a test's", "operators": ("rms_norm",), "model": None,
-        "dtype": torch.bfloat16, "reference": False, "rounds": 2, "seconds": 60.0,
+        "dtype": torch.bfloat16, "reference": False, "rounds": 2, "seconds": 300.0,
     }  # fmt: skip
     return Request(**(asked | changes))
 
