@@ -33,7 +33,7 @@ class Fault(NamedTuple):
 _FETCH = "rows = pinned.to(self.device, non_blocking=True)\n                copied.record()"
 _SWAPPED = "copied.record()\n                rows = pinned.to(self.device, non_blocking=True)"
 _TRITON = "deepport_triton/kernels/elementwise.py"
-_NORM = "    y, width = torch.empty_like(x), x.shape[-1]\n    constants"
+_NORM = "    y, width = torch.empty_like(x), x.shape[-1]\n    count = x.numel()"
 _LAYERS = "        for index, (layer, memory) in enumerate("
 
 FAULTS = {
@@ -123,8 +123,7 @@ def launched() -> None:
 
     transformer = load("tiny", "sim", "bfloat16").transformer
     cache, noted = transformer.cache(2, 24, 16), Launches()
-    launch._notes.set(noted)
-    with Session(backend=OnTheDevice()), device.under(host_copy="error"):
+    with launch.taken(noted.append), Session(backend=OnTheDevice()), device.under(host_copy="error"):
         for new in ({0: [1] * 16}, {0: [2], 1: [3]}):
             transformer.step(cache.append(new), cache, "last")
     assert len(noted) > 100, f"{len(noted)} launches"
