@@ -7,7 +7,6 @@ knows whose files are left.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from importlib import import_module
 
 from deepport.finding import Finding, ok, wrong
@@ -38,7 +37,6 @@ def missing(versions: Mapping[str, str]) -> str:
     return ""
 
 
-@cache
 def unusable() -> str:
     """Why the kernels cannot be imported here, "" where they can: on paper any Triton will do."""
     try:

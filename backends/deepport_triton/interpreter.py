@@ -4,7 +4,9 @@ The interpreter keeps bfloat16 and 8-bit floats as the integers of their bits. I
 and adds, multiplies and compares those integers as if they were numbers, without a word. Here
 
 - a conversion between number formats rounds as torch does, to nearest even;
-- `tl.dot` multiplies numbers in float32; one of float32 has to ask for `input_precision="ieee"`, for chips would take 10 bits;
+- `tl.dot` sums products in float64 and rounds once: a library's float32 products round an entry by its place in the block, and
+  two equal keys would score differently, which on a chip they do not; one of float32 has to ask for `input_precision="ieee"`, for
+  chips would take 10 bits;
 - what it changes in the language for a launch is remembered, and not looked for again, which took milliseconds;
 - no sum of integers is computed a second time for a check of overflow, whose answer it throws away;
 - operands of one shape are not broadcast to it, and types of a shape that was seen before are not made from the beginning: the
@@ -77,9 +79,11 @@ def _converted(self: Any, source: Any, to: Any, rounding: Any = None) -> Any:
 def _dot(self: Any, a: Any, b: Any, c: Any, precision: Any, imprecise: Any) -> Any:
     if a.dtype.scalar == tl.float32 and precision != vendor._ir.INPUT_PRECISION.IEEE:
         raise TypeError('tl.dot of float32 rounds its factors to 10 bits on a chip; ask for input_precision="ieee"')
+    kept = c.data.dtype
+    wide = np.dtype(np.float64) if np.issubdtype(kept, np.floating) else kept
     with np.errstate(over="ignore", invalid="ignore"):  # a chip does not warn
-        product = np.matmul(decoded(a.data, a.dtype), decoded(b.data, b.dtype), dtype=c.data.dtype)
-        return TensorHandle(product + c.data, c.dtype.scalar)
+        product = decoded(a.data, a.dtype).astype(wide) @ decoded(b.data, b.dtype).astype(wide)
+        return TensorHandle((product + c.data).astype(kept), c.dtype.scalar)
 
 
 def _refusing(name: str, run: Callable[..., Any]) -> Callable[..., Any]:

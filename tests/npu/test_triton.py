@@ -37,7 +37,6 @@ Builder = Callable[..., dict[str, Any]]
 def compiling(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels as a device has them: this process may have imported them to be interpreted."""
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    triton_ascend.unusable.cache_clear()
 
 
 def kernel(family: str, operator: str, versions: dict[str, str] = HERE) -> Kernel:
@@ -168,14 +167,12 @@ def test_a_triton_that_cannot_be_imported_is_a_reason(monkeypatch: pytest.Monkey
     monkeypatch.setattr(triton_ascend, "import_module", broken)
     answer = kernel("A2", "swiglu").supports(Signature("swiglu", {}))
     assert answer.reason == "triton cannot be imported: ModuleNotFoundError: No module named 'pybind11'"
-    triton_ascend.unusable.cache_clear()
 
 
 def test_interpreted_kernels_serve_no_npu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     answer = kernel("A2", "swiglu").supports(Signature("swiglu", {}))
     assert answer.reason == "TRITON_INTERPRET=1 has kernels interpreted, on the CPU"
-    triton_ascend.unusable.cache_clear()
 
 
 def test_the_backend_says_which_is_installed_and_doctor_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
