@@ -33,6 +33,27 @@ def test_memory_is_that_of_the_device_that_was_named(sim: Run) -> None:
     assert json.loads(told.stdout)["peak_memory_bytes"] > 0
 
 
+def test_zeros_take_memory_where_they_are_touched(sim: Run) -> None:
+    program = """
+import torch
+from deepport import backend
+backend.start("sim")
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+before = resident()
+zeros = torch.zeros(20 << 30, dtype=torch.uint8, device="sim")
+zeros[5 << 30] = 3
+print(zeros[5 << 30].cpu().item(), zeros[7 << 30].cpu().item(), resident() - before < 100 << 20)
+del zeros
+for size in (1 << 23, 5):  # what was there before is gone
+    torch.ones(size, device="sim")
+    print(torch.zeros(size, device="sim").cpu().any().item())
+print(torch.zeros((), device="sim").cpu().item(), *torch.zeros(0, 4, device="sim").shape)
+"""
+    done = sim("-c", program, settings="memory=64e9")
+    assert done.stdout.splitlines() == ["3 0 True", "False", "False", "0.0 0 4"], done.stderr
+
+
 def test_it_is_never_chosen_by_itself(sim: Run) -> None:
     chosen = sim("-c", "from deepport import backend; print(backend.choose('auto'), backend.serving('sim').name)")
     assert chosen.stdout.split() == ["cpu", "sim"], chosen.stderr

@@ -84,7 +84,7 @@ class Boxed {
         first_(stack->size() - schema_.arguments().size()) {}
 
   void run() {
-    count();
+    count(name_);
     look();
     check_support();
     const bool waits = depends_on_data() && !dry();
@@ -98,11 +98,6 @@ class Boxed {
 
  private:
   c10::IValue& argument(size_t i) { return (*stack_)[first_ + i]; }
-
-  void count() const {
-    const Lock lock(mutex());
-    ++counts()[name_];
-  }
 
   void look() {
     for (size_t i = 0; i < schema_.arguments().size(); ++i) {
@@ -186,6 +181,11 @@ class Boxed {
 }  // namespace
 
 void boxed(const c10::OperatorHandle& op, torch::jit::Stack* stack) { Boxed(op, stack).run(); }
+
+void count(const std::string& op) {
+  const Lock lock(mutex());
+  ++counts()[op];
+}
 
 std::map<std::string, int64_t> operators() {
   const Lock lock(mutex());

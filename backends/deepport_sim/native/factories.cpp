@@ -15,6 +15,7 @@
 #include "boxed.h"
 #include "call.h"
 #include "memory.h"
+#include "work.h"
 
 namespace deepport::sim {
 namespace {
@@ -36,6 +37,16 @@ at::Tensor empty_strided(c10::IntArrayRef size, c10::IntArrayRef stride, Dtype d
   const Call call(kept("aten::empty_strided"));
   const c10::DeviceGuard guard(c10::device_or_default(place));
   return at::detail::empty_strided_generic(size, stride, allocator(), kKeys, c10::dtype_or_default(dtype));
+}
+
+// One operator, as on a device: of empty and zero_, memory would be filled twice, first with poison.
+at::Tensor zeros(c10::IntArrayRef size, Dtype dtype, Layout, Place place, Pin) {
+  Work work(kept("aten::zeros"));
+  count(kept("aten::zeros"));
+  work.place(c10::device_or_default(place));
+  const c10::DeviceGuard guard(work.device());
+  work.start(false, true);
+  return work.zeros(size, c10::dtype_or_default(dtype));
 }
 
 // Zeros without memory, as gradients that are none.
@@ -85,6 +96,7 @@ void record_stream(at::Tensor& self, c10::Stream stream) {
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("empty.memory_format", empty);
   m.impl("empty_strided", empty_strided);
+  m.impl("zeros", zeros);
   m.impl("_efficientzerotensor", efficient_zero);
   m.impl("view", view);
   m.impl("_reshape_alias", reshape_alias);

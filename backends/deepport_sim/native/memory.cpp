@@ -13,7 +13,7 @@
 namespace deepport::sim {
 namespace {
 
-constexpr size_t kGap = 4096;  // between blocks: nobody's
+constexpr size_t kGap = kPage;  // between blocks: nobody's
 constexpr size_t kLarge = size_t(4) << 20;
 
 char* mapped(void* at, size_t size, int protection, int flags, int file) {
@@ -60,6 +60,11 @@ int device_of(const void* address) {
 
 bool has_memory(const Block& b) { return b.offset < kMemory; }
 
+char* view_of(const Block& b) { return memory().spaces[b.device].view + b.offset; }
+
+// Gives whole pages back to the system: of the file, so that both mappings lose them, and read zeros. False if nothing was.
+bool dropped(const Block& b) { return has_memory(b) && b.span >= kLarge && madvise(view_of(b), b.span, MADV_REMOVE) == 0; }
+
 // Rounded up so that few sizes occur, and freed memory is found again: to eighths of a power of two.
 size_t span_of(size_t bytes) {
   size_t step = 512;
@@ -81,15 +86,17 @@ Block* take(size_t bytes, c10::DeviceIndex device, Key stream) {
   size_t& next = memory().dry ? space.next_dry : space.next;
   TORCH_CHECK(next + span + kGap < (memory().dry ? kAddresses : kMemory), "deepport_sim: device ", int(device), " has no addresses left");
   Block* const fresh = new Block{device, next, span, 0, stream, {}, {}, false, nullptr, nullptr};
-  next += (span + kGap + 511) / 512 * 512;
+  next += (span + kGap + kPage - 1) / kPage * kPage;
   return memory().blocks[device][fresh->offset] = fresh;
 }
 
 void give(Block* b) {
-  const Space& space = memory().spaces[b->device];
-  // Of the file, so that both mappings lose it.
-  if (has_memory(*b) && b->span >= kLarge) madvise(space.view + b->offset, b->span & ~size_t(4095), MADV_REMOVE);
+  dropped(*b);
   memory().unused[{b->stream, b->span, has_memory(*b)}].push_back(b);
+}
+
+void write_zeros(const Block& b) {
+  if (has_memory(b) && !dropped(b)) std::memset(view_of(b), 0, b.size);
 }
 
 char* address(const Block& b) { return memory().spaces[b.device].first + b.offset; }
@@ -129,8 +136,8 @@ void apply_host_access() {
 }
 
 bool let_host_in(void* address) {
-  const auto page = uintptr_t(address) & ~uintptr_t(4095);
-  return mprotect(reinterpret_cast<void*>(page), 4096, PROT_READ | PROT_WRITE) == 0;
+  const auto page = uintptr_t(address) & ~uintptr_t(kPage - 1);
+  return mprotect(reinterpret_cast<void*>(page), kPage, PROT_READ | PROT_WRITE) == 0;
 }
 
 at::Tensor like(const at::Tensor& t, c10::Storage storage, c10::DispatchKey key) {

@@ -13,6 +13,7 @@
 
 namespace deepport::sim {
 
+constexpr size_t kPage = 4096;
 constexpr size_t kAddresses = size_t(1) << 44;  // a device's
 constexpr size_t kMemory = size_t(1) << 40;     // of them with memory behind
 
@@ -52,6 +53,9 @@ Block* block(const at::Tensor& t);
 Block* take(size_t bytes, c10::DeviceIndex device, Key stream);
 void give(Block* b);
 char* address(const Block& b);
+
+// Zeros in all of a block: a large one gives its memory back, and has some again where it is touched.
+void write_zeros(const Block& b);
 
 // The host's view of a device address; the block that an address is in, null for none.
 void* host_view(const void* address);

@@ -15,7 +15,6 @@
 namespace deepport::sim {
 namespace {
 
-constexpr size_t kPage = 4096;
 
 struct Watch {
   at::Tensor host;

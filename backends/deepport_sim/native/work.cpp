@@ -1,5 +1,6 @@
 #include "work.h"
 
+#include <ATen/EmptyTensor.h>
 #include <c10/core/CPUAllocator.h>
 
 #include <algorithm>
@@ -75,12 +76,27 @@ at::Tensor Work::adopt(const at::Tensor& result) {
     if (storage->nbytes() && !dry()) std::memcpy(host_view(own.data()), storage->data(), storage->nbytes());
     found = viewed_.emplace(storage, own).first;
     const at::Tensor adopted = like(result, own, c10::DispatchKey::PrivateUse1);
-    const Lock lock(mutex());
-    if (Block* const b = block(adopted)) b->poisoned = carries_poison_;
-    touch(adopted, stream(), step_, true);
+    written(adopted);
     return adopted;
   }
   return like(result, found->second, c10::DispatchKey::PrivateUse1);
+}
+
+void Work::written(const at::Tensor& result) {
+  const Lock lock(mutex());
+  if (Block* const b = block(result)) b->poisoned = carries_poison_;
+  touch(result, stream(), step_, true);
+}
+
+at::Tensor Work::zeros(c10::IntArrayRef size, at::ScalarType dtype) {
+  const size_t bytes = at::detail::computeStorageNbytesContiguous(size, at::elementSize(dtype));
+  c10::Storage own = new_storage(bytes, device().index(), false);
+  const at::Tensor found = at::detail::make_tensor<c10::TensorImpl>(std::move(own), c10::DispatchKeySet(c10::DispatchKey::PrivateUse1),
+                                                                    at::scalarTypeToTypeMeta(dtype));
+  found.unsafeGetTensorImpl()->set_sizes_contiguous(size);
+  if (const Block* const b = block(found)) write_zeros(*b);
+  written(found);
+  return found;
 }
 
 void Work::resettle(const at::Tensor& t, const at::Tensor& view) {

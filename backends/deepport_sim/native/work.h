@@ -33,6 +33,9 @@ class Work {
   // A result on the device: of a view's storage the tensor that it views, else a copy in memory of its own.
   at::Tensor adopt(const at::Tensor& result);
 
+  // A result of zeros.
+  at::Tensor zeros(c10::IntArrayRef size, at::ScalarType dtype);
+
   // An out= argument may have been resized while it was computed, in its view: it becomes what that is now.
   void resettle(const at::Tensor& t, const at::Tensor& view);
 
@@ -46,6 +49,7 @@ class Work {
  private:
   void check_devices() const;
   void check_poison(bool reads_written, bool only_moves);
+  void written(const at::Tensor& result);
 
   struct Argument {
     at::Tensor tensor;
