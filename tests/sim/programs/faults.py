@@ -3,7 +3,8 @@
 `deepport/runtime.py` is the runtime of cuda, rocm, npu and sim; `deepport/table.py` fetches memory tables on any of them; the
 model knows no device. What `deepport_triton` does on the host is cuda's and rocm's: it runs here on the device, each launch as
 one piece of work that writes zeros where nobody has written. One text is replaced at a time. Each copy runs in a fork of this
-process, which has imported torch and nothing of ours; one ends by a bad address.
+process, which has imported torch and nothing of ours; one ends by a bad address. npu's own kernels run around stand-ins for the
+vendor's operators (`vendor.py`).
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ _FETCH = "rows = pinned.to(self.device, non_blocking=True)\n                copi
 _SWAPPED = "copied.record()\n                rows = pinned.to(self.device, non_blocking=True)"
 _TRITON = "deepport_triton/kernels/elementwise.py"
 _NORM = "    y, width = torch.empty_like(x), x.shape[-1]\n    count = x.numel()"
+_NPU_MOE, _NPU_DENSE = "deepport_npu/kernels/moe.py", "deepport_npu/kernels/dense.py"
 _LAYERS = "        for index, (layer, memory) in enumerate("
 
 FAULTS = {
@@ -70,13 +72,23 @@ FAULTS = {
     "an item before a launch": Fault(_TRITON, _NORM, f"    x.max().item()\n{_NORM}", "implicit-sync"),
     "a host pointer for a launch": Fault(_TRITON, _NORM, _NORM.replace("(x)", "(x, device='cpu')"), "mixed-devices"),
     "a copy to the host before a launch": Fault(_TRITON, _NORM, f"    x.cpu()\n{_NORM}", "host-copy"),
+    "an item for the vendor": Fault(
+        _NPU_MOE, "    offsets = torch.cat(", "    counts.sum().item()\n    offsets = torch.cat(", "implicit-sync"
+    ),
+    "a list for the vendor": Fault(_NPU_MOE, "group_list=ends,", "group_list=ends.tolist(),", "host-copy"),
+    "a scale on the host for the vendor": Fault(
+        _NPU_DENSE, "torch.ones(w.shape[0], dtype=x.dtype, device=x.device)", "torch.ones(w.shape[0])", "mixed-devices"
+    ),
+    "rope inputs that nobody wrote": Fault(
+        "deepport_npu/kernels/attention.py", "query_rope=q.new_zeros(", "query_rope=q.new_empty(", "uninitialised"
+    ),
 }  # fmt: skip
 
 
 POISON = -3
 """What the device fills new memory with, as 16 bits (`poison.cpp`)."""
 
-PACKAGES = ("deepport", "deepport_model", "deepport_sim", "deepport_triton")
+PACKAGES = ("deepport", "deepport_model", "deepport_npu", "deepport_sim", "deepport_triton")
 
 
 def copied(folder: Path) -> None:
@@ -138,17 +150,28 @@ def computed() -> None:
             pass
 
 
+def wrapped() -> None:
+    """Calls of npu's kernels."""
+    import vendor
+
+    vendor.wrapped()
+
+
+PARTS = {"deepport_triton": launched, "deepport_npu": wrapped}
+"""By the package whose faults a part meets; all others are met by `computed`."""
+
+
 def found_first(fault: Fault) -> dict[str, Any]:
-    """Of the parts of a run that the fault is in."""
+    """Of the part of a run that the fault is in; of all of them where there is none."""
     from deepport import backend
     from deepport_sim import device
 
     backend.start("sim")
     try:
         with torch.inference_mode():
-            for part in (computed, launched):
-                if not fault.rule or (part is launched) == (fault.file == _TRITON):
-                    part()
+            part = PARTS.get(fault.file.partition("/")[0], computed)
+            for run in (part,) if fault.rule else (computed, *PARTS.values()):
+                run()
         torch.sim.synchronize()  # type: ignore[attr-defined]
     except RuntimeError as error:
         return {"raised": str(error).splitlines()[0], "rules": [f.rule for f in device.findings()]}
