@@ -10,10 +10,11 @@ from deepport.kernel import Kernel
 from deepport.op import Operator
 
 BEGIN, END = "<!-- support: python -m deepport.support -->", "<!-- /support -->"
+_TRITON = "E3, compiled for: `ci/compile`; E4, interpreted: `ci/conform`"
 EVIDENCE = {
     "cpu": "E5, executed on the chip: `ci/conform`",
-    "cuda": "E3, compiled for: `ci/compile`",
-    "rocm": "E3, compiled for: `ci/compile`",
+    "cuda": _TRITON,
+    "rocm": _TRITON,
     "npu": "E4, simulated: `ci/ascend`; `triton` as it says: E3, accepted up to HIVM; E4, its IR run on x86: `ci/compile`",
 }
 """How far what is said of a backend has been tried (`deepport.conformance.result.EVIDENCE`), and by which script of CI."""

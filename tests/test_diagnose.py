@@ -18,11 +18,10 @@ from deepport.probing import TorchBuild
 from deepport_cpu import diagnose as cpu
 from deepport_cuda import CudaBackend, driver
 from deepport_cuda import diagnose as cuda
-from deepport_npu import NpuBackend, cann, compatibility
+from deepport_npu import NpuBackend, cann, compatibility, triton_ascend
 from deepport_npu import diagnose as npu
 from deepport_rocm import RocmBackend
 from deepport_rocm import diagnose as rocm
-from deepport_triton.accepted import compiler
 
 CPU = TorchBuild("2.13.0+cpu", "", "", Path("/nowhere"))
 CUDA = TorchBuild("2.13.0+cu130", "13.0", "", Path("/nowhere"))
@@ -142,7 +141,7 @@ def npu_of(
     environment: Mapping[str, str] | None = None,
     build: TorchBuild | None = CPU,
 ) -> dict[str, Finding]:
-    there = (lambda: torch_npu, loader(*missing), cann.roots({}, at), at, at.parent / "dev", compiler)
+    there = (lambda: torch_npu, loader(*missing), cann.roots({}, at), at, at.parent / "dev", triton_ascend.wanted)
     backend = NpuBackend(lambda: build, *there)
     return by_check(npu.diagnose(backend, environment or {}))
 
@@ -157,7 +156,7 @@ def test_a_healthy_npu(tmp_path: Path) -> None:
         "torch_npu 2.13.0 is of TorchNPU 26.2.0, made for CANN 9.2.0; it is said to run with 9.1.0, too"
     )
     assert found["driver with CANN"].found == "CANN 9.1.0 runs with driver 26.1.0"
-    assert found["triton-ascend"].found == f"{compiler()}; kernels are compiled when they are first called"
+    assert found["triton-ascend"].found == f"{triton_ascend.wanted()}; kernels are compiled when they are first called"
 
 
 def test_a_machine_without_any_of_it(tmp_path: Path) -> None:

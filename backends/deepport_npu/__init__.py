@@ -139,13 +139,13 @@ class NpuBackend:
         """Kernels for a chip by any of its names ("910B", "Ascend910B2", "A2"), with the versions that the table speaks for."""
         from deepport_npu.capability import TORCH_NPU
         from deepport_npu.compatibility import made_for
-        from deepport_triton.accepted import compiler
 
         family = cann.family(chip)
         if not family:
             raise BadInput(f"--soc {chip}: no Ascend chip is called so; there are: {', '.join(cann.NAMES)}")
-        versions = {"torch_npu": TORCH_NPU, "cann": made_for(TORCH_NPU), triton_ascend.NAME: compiler()}
-        told = f"torch_npu is {versions['torch_npu']}, CANN {versions['cann']} and triton-ascend {compiler()}"
+        triton = triton_ascend.wanted()
+        versions = {"torch_npu": TORCH_NPU, "cann": made_for(TORCH_NPU), triton_ascend.NAME: triton}
+        told = f"torch_npu is {versions['torch_npu']}, CANN {versions['cann']} and triton-ascend {triton}"
         assumed = f"generation {family}, if {told}"
         return assumed, self.kernels_for(family, versions)
 

@@ -131,11 +131,6 @@ def executed(operator: str, target: str) -> bool:
     return exceptions is not None and bool(cases - {c for some in exceptions.values() for c in some})
 
 
-def compiler() -> str:
-    """The version of triton-ascend that was asked."""
-    return baseline.read().compilers["triton-ascend"]
-
-
 def _types(launch: Launch) -> tuple[str, ...]:
     return tuple(_TYPES.get(a.dtype, str(a.dtype)) for a in launch.arguments if isinstance(a, Tensor))
 

@@ -28,7 +28,7 @@ from deepport_triton.ahead import baseline
 from deepport_triton.kernels import KERNELS
 
 BF16 = torch.bfloat16
-HERE = VERSIONS | {triton_ascend.NAME: accepted.compiler()}
+HERE = VERSIONS | {triton_ascend.NAME: triton_ascend.wanted()}
 ATTENTION = {"lengths": (1,), "first": (30,), "scope": "window", "sink": True, "heads": 16, "size": 512, "window": 128}
 Builder = Callable[..., dict[str, Any]]
 
@@ -136,7 +136,7 @@ def test_every_baseline_row_is_read_as_it_was_compiled() -> None:
             assert {a.reason for of in found.values() for a in of} == {kept.get("reason", "") for kept in rows.values()}
 
 
-ABSENT = f"pip install triton-ascend=={accepted.compiler()} pybind11"
+ABSENT = f"pip install triton-ascend=={triton_ascend.wanted()} pybind11"
 STATES: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
     "absent": ({}, {}, f"triton-ascend is not installed: {ABSENT}"),
     "only the other": ({}, {"triton": "3.7.1"}, f"triton-ascend is not installed: {ABSENT}"),
@@ -146,7 +146,7 @@ STATES: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
     ),
     "another": (
         {triton_ascend.NAME: "3.1.0"}, {},
-        f"triton-ascend is 3.1.0, and {accepted.compiler()} has accepted the kernels: {ABSENT}",
+        f"triton-ascend is 3.1.0, and {triton_ascend.wanted()} has accepted the kernels: {ABSENT}",
     ),
 }  # fmt: skip
 
@@ -179,9 +179,9 @@ def test_the_backend_says_which_is_installed_and_doctor_what_to_do(monkeypatch: 
     assert triton_ascend.NAME not in NpuBackend().probe().versions
     found = triton_ascend.finding("")
     assert found.advice and "references compute what CANN has no operator for" in found.found and found.fix == ABSENT
-    there = {"triton-ascend": accepted.compiler()}
+    there = {"triton-ascend": triton_ascend.wanted()}
     monkeypatch.setattr(triton_ascend, "package_version", lambda name: there.get(name, ""))
-    assert NpuBackend().probe().versions[triton_ascend.NAME] == accepted.compiler()
+    assert NpuBackend().probe().versions[triton_ascend.NAME] == triton_ascend.wanted()
     assert not triton_ascend.finding(triton_ascend.version()).advice
 
 
@@ -199,7 +199,7 @@ def plan(chip: str, model: str) -> tuple[dict[str, str], str]:
 @pytest.mark.parametrize("chip", ["910B", "910C", "A5"])
 def test_on_paper_they_serve_what_the_vendor_has_no_operator_for(chip: str) -> None:
     served, basis = plan(chip, "v4-flash-engram")
-    assert basis.endswith(f"and triton-ascend {accepted.compiler()}")
+    assert basis.endswith(f"and triton-ascend {triton_ascend.wanted()}")
     alone = ("engram_hash", "engram_gather", "engram_gate", "compress_kv_", "mhc_head", "write_pages_")
     assert {served[name] for name in alone} == {"npu/triton"}
     assert served["rms_norm"] == "npu/npu_rms_norm"
