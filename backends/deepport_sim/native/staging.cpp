@@ -15,7 +15,6 @@
 namespace deepport::sim {
 namespace {
 
-
 struct Watch {
   at::Tensor host;
   uint64_t content;
