@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +27,12 @@ TOLERATED = 0.03
 
 DECODED = 16
 """Tokens decoded in a round."""
+
+_M_MMAP_THRESHOLD = -3
+"""Of glibc's mallopt: blocks of so many bytes are the system's, and go back to it when they are freed."""
+
+_RETURNED, _MOST = 1 << 20, 32 << 20
+"""Its values while memory is measured, and after: the most that it rises to by itself, by what has been freed."""
 
 
 @dataclass(frozen=True)
@@ -113,17 +122,17 @@ def check(request: Request) -> Checked:
 
 def measure(request: Request) -> tuple[Measured, Profile]:
     """Run, with the device's limits probed in turns; the profile has the most that any probe gave."""
-    _warm(request)
-    device = f"{request.backend}:{request.index}"
-    prober = Prober(request.backend, request.index, request.title)
-    runtime = prober.started.runtime
-    before = runtime.memory().allocated
-    model = loaded(request.model, device, precision(request.model, request.dtype))
-    quantise(model.transformer, Formats.parse(request.format))
-    runtime.reset_peak()
-    ours = Ours(model.transformer, request.capacity, request.chunk, Stopwatch(runtime))
-    found = [_round(request, model, ours)]
-    memory = runtime.memory().peak - before
+    with _giving_back():
+        _warm(request)
+        prober = Prober(request.backend, request.index, request.title)
+        runtime = prober.started.runtime
+        before = runtime.memory().allocated
+        model = loaded(request.model, f"{request.backend}:{request.index}", precision(request.model, request.dtype))
+        quantise(model.transformer, Formats.parse(request.format))
+        runtime.reset_peak()
+        ours = Ours(model.transformer, request.capacity, request.chunk, Stopwatch(runtime))
+        found = [_round(request, model, ours)]
+        memory = runtime.memory().peak - before
     prober.round()
     for _ in range(request.rounds - 1):
         found.append(_round(request, model, ours))
@@ -164,6 +173,17 @@ def _warm(request: Request) -> None:
     model = loaded("tiny", f"{request.backend}:{request.index}", "bfloat16")
     with torch.inference_mode(), model.session():
         model(torch.zeros(1, 4, dtype=torch.int64))
+
+
+@contextmanager
+def _giving_back() -> Iterator[None]:
+    """The memory in use, of which a plan is: glibc would keep what a quantisation frees, and fill it with what comes later."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda *given: None)
+    mallopt(_M_MMAP_THRESHOLD, _RETURNED)
+    try:
+        yield
+    finally:
+        mallopt(_M_MMAP_THRESHOLD, _MOST)
 
 
 def _round(request: Request, model: Model, ours: Ours) -> tuple[float, float]:
