@@ -33,7 +33,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def fast(device: torch.device, beyond: int) -> list[Peak]:
     """What no figure of these tests exceeds: the rate of torch's, times a million. Its products are small: without AVX-512 torch
-    takes half a minute for one of bfloat16 by 2048 rows."""
+    takes a minute for one of bfloat16 by 2048 rows."""
 
     def boosted(peak: Peak) -> Peak:
         def start() -> Callable[[], float]:
