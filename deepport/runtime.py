@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,23 @@ from deepport.backend import Event, Memory
 from deepport.errors import BackendUnavailable
 from deepport.probing import printable
 from deepport.record import HostEvent
+
+_M_MMAP_THRESHOLD = -3
+"""Of glibc's mallopt: blocks of so many bytes are the system's, and go back to it when they are freed."""
+
+_RETURNED, _MOST = 1 << 20, 32 << 20
+"""Its values while memory is measured, and after: the most that it rises to by itself, by what has been freed."""
+
+
+@contextmanager
+def giving_back() -> Iterator[None]:
+    """The memory in use, of which a plan is: glibc would keep what a quantisation frees, and fill it with what comes later."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda *given: None)
+    mallopt(_M_MMAP_THRESHOLD, _RETURNED)
+    try:
+        yield
+    finally:
+        mallopt(_M_MMAP_THRESHOLD, _MOST)
 
 
 class HostRuntime:

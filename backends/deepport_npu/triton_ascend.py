@@ -30,14 +30,15 @@ def wanted() -> str:
 
 def missing(versions: Mapping[str, str]) -> str:
     """What keeps its kernels from being launched, by these versions, and what to do; "" for nothing. It is not imported."""
-    fix = f"pip install triton-ascend=={wanted()} pybind11"
+    accepted = wanted()
+    fix = f"pip install triton-ascend=={accepted} pybind11"
     if not (found := versions.get(NAME, "")):
         other = package_version("triton")
         if other and package_version("triton-ascend"):
             return f"triton-ascend and triton {other} are installed over each other: pip uninstall both, then {fix}"
         return f"triton-ascend is not installed: {fix}"
-    if found != wanted():
-        return f"triton-ascend is {found}, and {wanted()} has accepted the kernels: {fix}"
+    if found != accepted:
+        return f"triton-ascend is {found}, and {accepted} has accepted the kernels: {fix}"
     return ""
 
 

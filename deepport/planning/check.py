@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +15,7 @@ from deepport.chips.profile import Profile
 from deepport.planning.estimate import Load, Step
 from deepport.planning.plan import Asked, Plan, make, precision
 from deepport.record import Record
+from deepport.runtime import giving_back
 from deepport_model import Model
 from deepport_model.loading import load as loaded
 
@@ -27,12 +25,6 @@ TOLERATED = 0.03
 
 DECODED = 16
 """Tokens decoded in a round."""
-
-_M_MMAP_THRESHOLD = -3
-"""Of glibc's mallopt: blocks of so many bytes are the system's, and go back to it when they are freed."""
-
-_RETURNED, _MOST = 1 << 20, 32 << 20
-"""Its values while memory is measured, and after: the most that it rises to by itself, by what has been freed."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +114,7 @@ def check(request: Request) -> Checked:
 
 def measure(request: Request) -> tuple[Measured, Profile]:
     """Run, with the device's limits probed in turns; the profile has the most that any probe gave."""
-    with _giving_back():
+    with giving_back():
         _warm(request)
         prober = Prober(request.backend, request.index, request.title)
         runtime = prober.started.runtime
@@ -173,17 +165,6 @@ def _warm(request: Request) -> None:
     model = loaded("tiny", f"{request.backend}:{request.index}", "bfloat16")
     with torch.inference_mode(), model.session():
         model(torch.zeros(1, 4, dtype=torch.int64))
-
-
-@contextmanager
-def _giving_back() -> Iterator[None]:
-    """The memory in use, of which a plan is: glibc would keep what a quantisation frees, and fill it with what comes later."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda *given: None)
-    mallopt(_M_MMAP_THRESHOLD, _RETURNED)
-    try:
-        yield
-    finally:
-        mallopt(_M_MMAP_THRESHOLD, _MOST)
 
 
 def _round(request: Request, model: Model, ours: Ours) -> tuple[float, float]:

@@ -7,24 +7,23 @@ run is what our code does around it, in which no rule may be broken.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from deepport.conformance.grids import cases
+from deepport.conformance.oracle import tensors
 from deepport.conformance.trial import drawn
 from deepport.kernel import Kernel
 from deepport.op import operators
-from deepport_npu.capability import TORCH_NPU
-from deepport_npu.compatibility import made_for
-from deepport_npu.kernels import kernels_for
+from deepport_npu import backend
 from deepport_sim import device
 
-VERSIONS = {"torch_npu": TORCH_NPU, "cann": made_for(TORCH_NPU)}
 CHIPS = ("A2", "A5")
 """Between them they take every operator that stands for a kernel here."""
 
@@ -71,22 +70,14 @@ RESULTS: dict[str, Callable[..., Tensor | list[Tensor]]] = {
 }  # fmt: skip
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for part in value:
-            yield from _tensors(part)
-
-
 def _stand_in(name: str) -> Callable[..., Any]:
     def run(*given: Any, **options: Any) -> Any:
-        read = _tensors([given, list(options.values())])
-        work = device.native().Work(f"npu::{name}", [(t, "an argument", False) for t in read], True)
-        found = RESULTS[name](*given, **options)
-        results = [work.adopt(t) for t in _tensors(found)]
+        work = device.native().Work(
+            f"npu::{name}", [(t, "an argument", False) for t in tensors((given, options))], True
+        )
+        found = tree_map_only(Tensor, work.adopt, RESULTS[name](*given, **options))
         work.done()
-        return results if isinstance(found, list) else results[0]
+        return found
 
     return run
 
@@ -103,7 +94,8 @@ def wrapped() -> None:
     install()
     ran = set()
     for chip in CHIPS:
-        for kernel in kernels_for(chip, VERSIONS):
+        _, kernels = backend.on_paper(chip)
+        for kernel in kernels:
             if kernel.name != "triton" and _ran(kernel):
                 ran.add((kernel.operator, kernel.name))
     assert len(ran) >= 14, f"only {sorted(ran)} took a call"
@@ -114,11 +106,10 @@ def _ran(kernel: Kernel) -> bool:
     for case in cases(operator, "inference"):
         if case.raises or case.variant:
             continue
-        arguments = {n: a.to(device.NAME) if isinstance(a, Tensor) else a for n, a in drawn(operator, case).items()}
-        values = tuple(arguments[n] for n in operator.parameters)
+        values = tuple(drawn(operator, case).values())
         if kernel.supports(operator.signature(values)):
             waits = device.under(implicit_sync="allow") if kernel.operator in WAITS else nullcontext()
             with waits, device.under(host_copy="error"):
-                kernel.run(*values)
+                kernel.run(*tree_map_only(Tensor, lambda t: t.to(device.NAME), values))
             return True
     return False
