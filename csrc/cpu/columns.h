@@ -10,20 +10,27 @@
 
 namespace deepport::DEEPPORT_LEVEL {
 
-// Up to here, sums over lanes are no slower than panels of 16.
+// Columns that are multiplied at a time by sums over lanes.
 constexpr int64_t few = 4;
+
+// Columns up to which these are no slower than panels of 16 (measured), whose columns are seldom all there.
+constexpr int64_t most_in_rows = Vec::lanes == 8 ? 8 : few;
 
 // Rows of weights that are multiplied at a time.
 constexpr int64_t row_block = 32;
 
-// `count` columns of k factors each, k a multiple of 32.
+// `count` columns of k factors each, k a multiple of 32: in rows, or in panels.
 template <class F>
 struct Columns {
   F* data;
   int64_t count, k;
+  bool in_rows;
 
-  bool in_rows() const { return count <= few; }
+  // Columns that there is room for, however they lie.
   static int64_t across(int64_t count) { return count <= few ? count : whole(count, panel_columns); }
+
+  // `few` columns in rows from m on, or what is left.
+  Columns from(int64_t m) const { return {data + m * k, std::min(few, count - m), k, true}; }
 };
 
 namespace {
@@ -84,9 +91,9 @@ void turn(const float* c, int64_t n, int64_t count, Take&& f) {
 
 // The rows that row(0), row(1), ... point to, as columns; `room` is for across(count) * whole(k, 32).
 template <class F, class Row>
-Columns<F> gather(Row&& row, int64_t count, int64_t k, F* room) {
-  const Columns<F> found{room, count, whole(k, 32)};
-  if (found.in_rows())
+Columns<F> gather(Row&& row, int64_t count, int64_t k, bool in_rows, F* room) {
+  const Columns<F> found{room, count, whole(k, 32), in_rows};
+  if (in_rows)
     for (int64_t i = 0; i < count; ++i) copy_row(row(i), k, room + i * found.k, found.k);
   else
     pack_columns(row, count, k, room);
@@ -96,19 +103,22 @@ Columns<F> gather(Row&& row, int64_t count, int64_t k, F* room) {
 // f(m, r, y) for every column m and every `lanes` of row_block rows of w, from r on: y holds their products with the column.
 template <class W, class F, class Take>
 void multiply_few(const W& w, const Columns<F>& x, Take&& f) {
-  with_count(x.count, [&](auto count) {
-    Vec y[count];
-    for (int64_t r = 0; r < row_block; r += Vec::lanes) {
-      row_sums(w, r, x, y);
-      for (int m = 0; m < count; ++m) f(m, r, y[m]);
-    }
-  });
+  for (int64_t first = 0; first < x.count; first += few) {
+    const Columns<F> some = x.from(first);
+    with_count(some.count, [&](auto count) {
+      Vec y[count];
+      for (int64_t r = 0; r < row_block; r += Vec::lanes) {
+        row_sums(w, r, some, y);
+        for (int m = 0; m < count; ++m) f(first + m, r, y[m]);
+      }
+    });
+  }
 }
 
 // The same of any number of columns. `room` is for row_block * column_block.
 template <class F, class Take>
 void multiply(const Rows<F>& w, const Columns<F>& x, float* room, Take&& f) {
-  if (x.in_rows()) return multiply_few(w, x, f);
+  if (x.in_rows) return multiply_few(w, x, f);
   for (int64_t j = 0; j < x.count; j += column_block) {
     const int64_t count = std::min(column_block, x.count - j), n = whole(count, panel_columns);
     product(w.first, w.stride, row_block, x.data + j * x.k, n, x.k, room, n, j ? 0 : w.ahead);
@@ -119,21 +129,24 @@ void multiply(const Rows<F>& w, const Columns<F>& x, float* room, Take&& f) {
 // h[at + r] = swiglu(gate[r] . x, up[r] . x) for row_block rows r: columns of h, as many as x has.
 template <class W, class F>
 void multiply_gated_few(const W& gate, const W& up, const Columns<F>& x, float limit, const Columns<F>& h, int64_t at) {
-  with_count(x.count, [&](auto count) {
-    Vec g[count], u[count];
-    for (int64_t r = 0; r < row_block; r += Vec::lanes) {
-      row_sums(gate, r, x, g);
-      row_sums(up, r, x, u);
-      for (int m = 0; m < count; ++m) store_normal(h.data + m * h.k + at + r, swiglu(g[m], u[m], splat(limit)));
-    }
-  });
+  for (int64_t first = 0; first < x.count; first += few) {
+    const Columns<F> some = x.from(first);
+    with_count(some.count, [&](auto count) {
+      Vec g[count], u[count];
+      for (int64_t r = 0; r < row_block; r += Vec::lanes) {
+        row_sums(gate, r, some, g);
+        row_sums(up, r, some, u);
+        for (int m = 0; m < count; ++m) store_normal(h.data + (first + m) * h.k + at + r, swiglu(g[m], u[m], splat(limit)));
+      }
+    });
+  }
 }
 
 // The same of any number of columns. `room` is for twice what multiply needs.
 template <class F>
 void multiply_gated(const Rows<F>& gate, const Rows<F>& up, const Columns<F>& x, float limit, const Columns<F>& h, int64_t at,
                     float* room) {
-  if (x.in_rows()) return multiply_gated_few(gate, up, x, limit, h, at);
+  if (x.in_rows) return multiply_gated_few(gate, up, x, limit, h, at);
   const Vec bound = splat(limit);
   for (int64_t j = 0; j < x.count; j += column_block) {
     const int64_t n = whole(std::min(column_block, x.count - j), panel_columns);

@@ -1,6 +1,8 @@
 // Products of weights with few rows of activations: each row of weights is read once, as it lies, and is its own sum.
 #pragma once
 
+#include <limits>
+
 #include "expand.h"
 #include "scratch.h"
 
@@ -39,15 +41,25 @@ struct Lane<E, float> : FloatLane {};
 constexpr int streams = 4;
 
 constexpr int64_t dots_rows = 16;   // of a stream, whose sums are handed on together
-constexpr int64_t dots_tokens = 8;  // that share rows while these are in the nearest cache
+constexpr int64_t dots_tokens = 32;  // that share rows while these are in the nearest cache
 constexpr int64_t ahead = 2048;     // bytes of each stream that are asked for before they are read
 
 using Sums = float[dots_tokens][dots_rows];
 
+// The products of the last `count` columns, fewer than fill a vector. Not inlined: the loops around would keep their sums in memory.
+template <int R, int T, class E, class X>
+[[gnu::noinline]] void last_products(const E* w, int64_t pitch, const X* x, int64_t stride, int64_t count, Vec (&part)[R][T]) {
+  using L = Lane<E, X>;
+  for (int r = 0; r < R; ++r)
+    for (int t = 0; t < T; ++t)
+      part[r][t] = L::add(L::part(w + r * pitch / packing<E>, count), L::part(x + t * stride, count), zero());
+}
+
 // part[r][t] = sum_k w[r, k] x[t, k] of the columns [begin, end) of R rows of weights, `pitch` numbers apart, and T of x, in several
 // chains of additions where these are few. `first`: nobody has read these rows before.
 template <int R, int T, class E, class X>
-void add_up(const E* w, int64_t pitch, const X* x, int64_t stride, int64_t begin, int64_t end, bool first, Vec (&part)[R][T]) {
+[[gnu::always_inline]] inline void add_up(const E* w, int64_t pitch, const X* x, int64_t stride, int64_t begin, int64_t end, bool first,
+                                          Vec (&part)[R][T]) {
   using L = Lane<E, X>;
   constexpr int chains = R * T >= 8 ? 1 : 8 / (R * T);  // of additions
   constexpr int64_t bytes = L::count * int64_t(sizeof(E)) / packing<E>;
@@ -56,29 +68,32 @@ void add_up(const E* w, int64_t pitch, const X* x, int64_t stride, int64_t begin
     for (auto& row : chain)
       for (Vec& total : row) total = zero();
   const auto at = [&](int r, int64_t k) { return w + (r * pitch + k) / packing<E>; };
-  const auto step = [&](Vec(&chain)[R][T], int64_t k, auto&& read) {
-    decltype(read(x)) right[T];
-    for (int t = 0; t < T; ++t) right[t] = read(x + t * stride + k);
+  const auto step = [&](Vec(&chain)[R][T], int64_t k) {
+    decltype(L::get(x)) right[T];
+    for (int t = 0; t < T; ++t) right[t] = L::get(x + t * stride + k);
     for (int r = 0; r < R; ++r) {
-      const auto left = read(at(r, k));
+      const auto left = L::get(at(r, k));
       for (int t = 0; t < T; ++t) chain[r][t] = L::add(left, right[t], chain[r][t]);
     }
   };
-  const auto all = [](auto* p) { return L::get(p); };
   int64_t k = begin;
   for (; k + chains * L::count <= end; k += chains * L::count)
     for (int c = 0; c < chains; ++c) {
       if (first && c * bytes % 64 < bytes)  // once a line
         for (int r = 0; r < R; ++r) prefetch(reinterpret_cast<const char*>(at(r, k + c * L::count)) + ahead);
-      step(totals[c], k + c * L::count, all);
+      step(totals[c], k + c * L::count);
     }
-  for (; k + L::count <= end; k += L::count) step(totals[0], k, all);
-  if (k < end) step(totals[0], k, [&](auto* p) { return L::part(p, end - k); });
+  for (; k + L::count <= end; k += L::count) step(totals[0], k);
   for (int r = 0; r < R; ++r)
     for (int t = 0; t < T; ++t) {
       part[r][t] = totals[0][r][t];
       for (int c = 1; c < chains; ++c) part[r][t] = part[r][t] + totals[c][r][t];
     }
+  if (k == end) return;
+  Vec rest[R][T];
+  last_products(at(0, k), pitch, x + k, stride, end - k, rest);
+  for (int r = 0; r < R; ++r)
+    for (int t = 0; t < T; ++t) part[r][t] = part[r][t] + rest[r][t];
 }
 
 // sums[r][t0 + t][i] of whole rows. With scales [R, blocks], one for each `block` columns; null where there are none.
@@ -103,6 +118,13 @@ void dots(const E* w, int64_t pitch, const float* scales, int64_t block, const X
     for (int t = 0; t < T; ++t) sums[r][t0 + t][i] = sum(totals[r][t]);
 }
 
+template <class E>
+bool any_nan(const E* p, int64_t n) {
+  uint8_t found = 0;  // a bool's compiler would not make vectors of
+  for (int64_t i = 0; i < n; ++i) found |= uint8_t(is_nan(p[i]));
+  return found;
+}
+
 // sums[r][t][i] of R rows of weights, `pitch` apart, and `tokens` rows of x.
 template <int R, class E, class X>
 void row_dots(const E* w, int64_t pitch, const float* scales, int64_t block, const X* x, int64_t stride, int64_t tokens,
@@ -118,6 +140,11 @@ void row_dots(const E* w, int64_t pitch, const float* scales, int64_t block, con
     next(std::integral_constant<int, 2>{});
   }
   next(std::integral_constant<int, 1>{});
+  if constexpr (split_unit<E> != 1)
+    for (int r = 0; r < R; ++r) {
+      const float unit = any_nan(w + r * pitch, columns) ? std::numeric_limits<float>::quiet_NaN() : split_unit<E>;
+      for (t = 0; t < tokens; ++t) sums[r][t][i] *= unit;
+    }
 }
 
 // Calls find(R, n, pitch, t, tokens, sums, i) for the rows n, n + pitch, ... of R streams and tokens from t on, and put for what it

@@ -47,7 +47,8 @@ void multiply_groups(const T* x, const Weights& w, const int32_t* offsets, T* y,
   share(groups, count, blocks, grain(w.columns), [&](const Group& g, int64_t begin, int64_t end) {
     const Bench<F> bench(w.columns);
     F* room = Scratch<Gathered>::get<F>(Columns<F>::across(g.count) * whole(w.columns, 32));
-    const auto columns = gather([&](int64_t i) { return x + (g.begin + i) * w.columns; }, g.count, w.columns, room);
+    const auto row = [&](int64_t i) { return x + (g.begin + i) * w.columns; };
+    const auto columns = gather(row, g.count, w.columns, g.count <= most_in_rows, room);
     for (int64_t r = begin * row_block; r < std::min(end * row_block, w.rows); r += row_block)
       multiply(bench.block(w, g.expert, r, w.rows - r), columns, bench.products, [&](int64_t m, int64_t i, Vec sums) {
         T* to = y + (g.begin + m) * w.rows + r + i;
@@ -89,9 +90,12 @@ class Experts {
     order_ = sorted.order;
   }
 
+  // Weights that are read where they lie (`by_dots`), and need no decoding, suit twice as many copies in rows.
+  bool in_rows(const Group& g) const { return g.count <= (fast_pairs || w13_.scaled() ? 1 : 2) * most_in_rows; }
+
   Columns<F> hidden(const Group& g) const {
     const int64_t k = whole(w2_.columns, 32);
-    return {h_ + g.place * k, g.count, k};
+    return {h_ + g.place * k, g.count, k, in_rows(g)};
   }
 
   // Blocks [begin, end) of the hidden channels of a group.
@@ -99,17 +103,17 @@ class Experts {
     const Bench<F> bench(w13_.columns);
     F* room = Scratch<Gathered>::get<F>(Columns<F>::across(g.count) * whole(w13_.columns, 32));
     const auto row = [&](int64_t i) { return x_ + order_[g.begin + i] / k_ * w13_.columns; };
-    const auto columns = gather(row, g.count, w13_.columns, room);
+    const auto columns = gather(row, g.count, w13_.columns, in_rows(g), room);
     const int64_t half = w2_.columns;
     if constexpr (has_fours && std::is_same_v<F, Four>)
-      if (in_fours<F>(w13_, g.count) && half % row_block == 0) {
+      if (columns.in_rows && in_fours<F>(w13_) && half % row_block == 0) {
         const auto factors = spread(columns.data, g.count, columns.k, Scratch<Spread>::get<F>(g.count * columns.k));
         for (int64_t r = begin * row_block; r < end * row_block; r += row_block)
           multiply_gated_few(fours(w13_, g.expert, r), fours(w13_, g.expert, half + r), factors, limit_, hidden(g), r);
         return;
       }
     if constexpr (!fast_pairs)
-      if (columns.in_rows()) return activate_few(g, begin * row_block, std::min(end * row_block, half), columns);
+      if (columns.in_rows) return activate_few(g, begin * row_block, std::min(end * row_block, half), columns);
     for (int64_t r = begin * row_block; r < end * row_block; r += row_block) {
       const auto gate = bench.block(w13_, g.expert, r, half - r), up = bench.block(w13_, g.expert, half + r, half - r, 1);
       multiply_gated(gate, up, columns, limit_, hidden(g), r, bench.products);
@@ -159,13 +163,13 @@ class Experts {
     };
     const Columns<F> columns = hidden(g);
     if constexpr (has_fours && std::is_same_v<F, Four>)
-      if (in_fours<F>(w2_, g.count) && w2_.rows % row_block == 0) {
+      if (columns.in_rows && in_fours<F>(w2_) && w2_.rows % row_block == 0) {
         const auto factors = spread(columns.data, g.count, columns.k, Scratch<Spread>::get<F>(g.count * columns.k));
         for (int64_t r = 0; r < width; r += row_block) multiply_few(fours(w2_, g.expert, c + r), factors, block(r));
         return;
       }
     if constexpr (!fast_pairs)
-      if (columns.in_rows()) return add_few(g, c, width, columns, total, stride);
+      if (columns.in_rows) return add_few(g, c, width, columns, total, stride);
     for (int64_t r = 0; r < width; r += row_block)
       multiply(bench.block(w2_, g.expert, c + r, width - r), columns, bench.products, block(r));
   }

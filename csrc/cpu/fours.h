@@ -32,10 +32,10 @@ struct Fours {
   int64_t k;
 };
 
-// Whether w's rows by this many columns of F are multiplied so.
+// Whether w's rows by columns of F that lie in rows are multiplied so.
 template <class F>
-bool in_fours(const Weights& w, int64_t count) {
-  return has_fours && std::is_same_v<F, Four> && w.format.element == Element::e2m1 && w.format.power_of_two && count <= few &&
+bool in_fours(const Weights& w) {
+  return has_fours && std::is_same_v<F, Four> && w.format.element == Element::e2m1 && w.format.power_of_two &&
          w.columns % spread_block == 0;
 }
 
@@ -60,7 +60,7 @@ Columns<Four> spread(const T* x, int64_t count, int64_t k, Four* room) {
         else
           to = widen(from);
       }
-  return {room, count, k};
+  return {room, count, k, true};
 }
 
 }  // namespace

@@ -8,8 +8,10 @@
 namespace deepport::DEEPPORT_LEVEL {
 namespace {
 
-// Tokens up to which weights are best read row by row: tiles are as fast at 16 as at one, but take bfloat16 only.
+// Tokens up to which weights are best read row by row (measured): tiles are as fast at 16 as at one, but take bfloat16 only, and
+// vectors of eight lanes have registers for 6 rows by a panel, whose 16 columns are seldom all there.
 int64_t few_tokens(const Weights& w) {
+  if (Vec::lanes == 8) return w.scaled() ? 8 : 24;
   if (!has_tiles || w.format.element == Element::float32) return 8;
   return w.format.element == Element::bfloat16 ? 1 : 4;
 }
@@ -80,7 +82,7 @@ void with_few(const Call& call, const X* x) {
 
 // MXFP4 in whole blocks, whose numbers are looked up in an order of their own (`fours.h`).
 bool lies_in_fours(const Call& call) {
-  return call.groups == 1 && call.w.rows % row_block == 0 && in_fours<Four>(call.w, std::min(call.tokens, few));
+  return call.groups == 1 && call.w.rows % row_block == 0 && in_fours<Four>(call.w);
 }
 
 template <class T>
@@ -90,14 +92,11 @@ void with_fours(const Call& call, const T* x) {
   by_rows(call, [&](int64_t, int64_t first, int64_t last) {
     const Storing put(call, 0);
     for (int64_t r = first; r < last; r += row_block)
-      for (int64_t t = 0; t < call.tokens; t += few) {
-        const Columns<Four> some{factors.data + t * columns, std::min(few, call.tokens - t), columns};
-        multiply_few(fours(call.w, 0, r), some, [&](int64_t m, int64_t i, Vec y) {
-          float sums[Vec::lanes];
-          store(sums, y);
-          put(t + m, r + i, sums, Vec::lanes);
-        });
-      }
+      multiply_few(fours(call.w, 0, r), factors, [&](int64_t t, int64_t i, Vec y) {
+        float sums[Vec::lanes];
+        store(sums, y);
+        put(t, r + i, sums, Vec::lanes);
+      });
   });
 }
 

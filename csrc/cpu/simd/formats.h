@@ -64,7 +64,13 @@ inline Split load_split(const E* p) {
   return load_pairs(p);
 }
 
+template <class E>
+constexpr float split_unit = 1;
+
 #endif
+
+inline bool is_nan(e4m3 x) { return (x.bits & 0x7f) == 0x7f; }
+inline bool is_nan(e4m3fnuz x) { return x.bits == 0x80; }
 
 // n < Pairs::lanes values, the rest 0; n is even where two values are packed.
 template <class E>

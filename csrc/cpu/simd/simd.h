@@ -8,7 +8,8 @@
 // `lanes` elements. `numbered(from)` has the bits of the integers from, from + 1, ... `sums(x)` has the sum of each of `lanes`
 // vectors, and `transpose` turns their rows into columns. `store_normal` may store numbers below 2^-126 as 0, and is faster.
 // Pairs holds 2 * lanes bfloat16; `dot(a, b, c)` adds to each lane of c the products of its two neighbours.
-// Split is what a product makes of Pairs first, where they are no factors as they are: `split(x)`, and `load_split(p)` of any element.
+// Split is what a product makes of Pairs first, where they are no factors as they are: `split(x)`, and `load_split(p)` of any element,
+// over `split_unit` of its type; where that is not 1, NaN (`is_nan`) is loaded as some number.
 // `interleave(a, b, low, high)`: a[0], b[0], a[1], b[1], ...; `store_pairs(p, even, odd)` so, of floats, as store_normal rounds.
 // Small elements (int8_t, e4m3, e4m3fnuz, e2m1_pair) load as the floats that they are.
 // Tiles (`tiles.h`) only level `amx` has.

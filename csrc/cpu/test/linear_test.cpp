@@ -129,8 +129,8 @@ const Format formats[] = {
 
 TEST(linear_of_any_size_and_format) {
   for (const Format& format : formats)
-    for (const Shape& s : {Shape{0, 1, 3, 32}, {3, 1, 5, 0}, {20, 1, 5, 0}, {1, 1, 33, 70}, {3, 2, 17, 34}, {8, 1, 16, 64},
-                           {9, 1, 1, 2}, {17, 2, 40, 96}, {40, 1, 19, 130}}) {
+    for (const Shape& s : {Shape{0, 1, 3, 32}, {3, 1, 5, 0}, {30, 1, 5, 0}, {1, 1, 33, 70}, {3, 2, 17, 34}, {8, 1, 16, 64},
+                           {9, 1, 1, 2}, {17, 2, 70, 96}, {40, 1, 19, 130}}) {
       agrees<float, float>(kernels, format, s);
       agrees<bfloat16, bfloat16>(kernels, format, s);
       agrees<bfloat16, float>(kernels, format, s);
@@ -145,25 +145,27 @@ TEST(linear_of_many_blocks) {
 // Scales that cannot be folded into bfloat16 are applied to sums.
 TEST(linear_of_extreme_scales) {
   for (uint8_t exponent : {uint8_t(1), uint8_t(14), uint8_t(242)})
-    for (int64_t tokens : {1, 20}) agrees<bfloat16, float>(kernels, formats[7], {tokens, 1, 20, 96}, exponent, uint8_t(exponent + 3));
+    for (int64_t tokens : {1, 30}) agrees<bfloat16, float>(kernels, formats[7], {tokens, 1, 20, 96}, exponent, uint8_t(exponent + 3));
 }
 
+// Each in a row of its own, at its end: a number, or NaN for every token.
 TEST(linear_takes_every_code_of_eight_bits) {
   for (const Format& format : {formats[2], formats[6], formats[8]})
-    for (int64_t tokens : {1, 16}) {
-      const Shape s{tokens, 1, 256, 32};
-      Guarded<bfloat16> x(size_t(tokens * 32));
-      for (size_t i = 0; i < x.size(); ++i) x[i] = host::narrow<bfloat16>(i % 32 ? 0 : 1);
-      Quantised w{Guarded<uint8_t>(256 * 32), Guarded<uint8_t>(256 * 4), {}};
-      for (size_t i = 0; i < w.data.size(); ++i) w.data[i] = i % 32 ? 0 : uint8_t(i / 32);
-      for (size_t i = 0; i < w.scale.size(); ++i) w.scale[i] = 127;  // 1 as a power of two
-      const float one = 1;
-      for (size_t i = 0; !format.power_of_two && i < w.scale.size(); i += 4) std::memcpy(w.scale.data() + i, &one, 4);
-      const Guarded<float> y = computed<bfloat16, float>(kernels, x, w, format, s);
-      for (unsigned code = 0; code < 256; ++code) {
-        CHECK(near(double(y[code]), element(format.element, w.data.data(), code * 32), 0));
+    for (int64_t tokens : {1, 7, 30})
+      for (int64_t columns : {32, 37}) {
+        const Shape s{tokens, 1, 256, columns};
+        const auto last = [&](size_t i) { return int64_t(i) % columns == columns - 1; };
+        Guarded<bfloat16> x(size_t(tokens * columns));
+        for (size_t i = 0; i < x.size(); ++i) x[i] = host::narrow<bfloat16>(last(i) ? 1 : 0);
+        Quantised w{Guarded<uint8_t>(size_t(256 * columns)), Guarded<uint8_t>(256 * 4), {}};
+        for (size_t i = 0; i < w.data.size(); ++i) w.data[i] = last(i) ? uint8_t(int64_t(i) / columns) : 0;
+        for (size_t i = 0; i < w.scale.size(); ++i) w.scale[i] = 127;  // 1 as a power of two
+        const float one = 1;
+        for (size_t i = 0; !format.power_of_two && i < w.scale.size(); i += 4) std::memcpy(w.scale.data() + i, &one, 4);
+        const Guarded<float> y = computed<bfloat16, float>(kernels, x, w, format, s);
+        for (size_t i = 0; i < y.size(); ++i)
+          CHECK(near(double(y[i]), element(format.element, w.data.data(), (int64_t(i % 256) + 1) * columns - 1), 0));
       }
-    }
 }
 
 TEST(linear_is_the_same_for_any_number_of_threads) {
