@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "simd/formats.h"
 #include "simd/simd.h"
 
 namespace deepport::DEEPPORT_LEVEL {
@@ -39,6 +40,23 @@ void visit(Element element, F&& f) {
 inline bool keeps_normal(e8m0 scale) { return scale.bits >= 11; }
 inline bool keeps_normal(float) { return false; }
 
+// A block of n numbers in pairs, where the level has that and the result is exact. What lies `ahead` bytes on is asked for; 0 for none.
+template <int ahead, class E, class S, class T>
+bool decode_pairs([[maybe_unused]] const E* from, [[maybe_unused]] S scale, [[maybe_unused]] int64_t n, [[maybe_unused]] T* to) {
+  if constexpr (scales_pairs<E> && std::is_same_v<S, e8m0> && std::is_same_v<T, bfloat16>) {
+    constexpr bool four = std::is_same_v<E, e2m1_pair>;
+    constexpr int least = four ? 2 : 11, most = four ? 252 : 246;  // scales under which every number is normal
+    if (n % Pairs::lanes || scale.bits < least || scale.bits > most) return false;
+    for (int64_t i = 0; i < n; i += Pairs::lanes) {
+      const E* p = from + i / packing<E>;
+      if (ahead) prefetch(p + ahead);
+      store_pairs(to + i, load_pairs(p, scale.bits - 127));
+    }
+    return true;
+  }
+  return false;
+}
+
 // to[c] = from[c] * scale[c / block], rounded once.
 template <class E, class S, class T>
 void decode_row(const E* from, const S* scale, int64_t block, int64_t width, T* to) {
@@ -48,6 +66,7 @@ void decode_row(const E* from, const S* scale, int64_t block, int64_t width, T* 
         access.put(to + c, access.get(from + c / packing<E>) * access.get(scale + c));
       });
   for (int64_t b = 0, first = 0; first < width; ++b, first += block) {
+    if (decode_pairs<0>(from + first / packing<E>, scale[b], std::min(block, width - first), to + first)) continue;
     const Vec factor = splat(widen(scale[b]));
     const bool normal = keeps_normal(scale[b]);
     each(std::min(block, width - first), [&](int64_t i, auto access) {

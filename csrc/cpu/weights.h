@@ -58,25 +58,6 @@ inline bool narrow_weights(const Format& format) {
 
 namespace {
 
-// A block of n numbers in pairs, where the level has that and the result is exact.
-template <class E, class S, class F>
-bool decode_pairs([[maybe_unused]] const E* from, [[maybe_unused]] S scale, [[maybe_unused]] int64_t n, [[maybe_unused]] F* to) {
-#if defined(__AVX512BF16__)
-  constexpr bool four = std::is_same_v<E, e2m1_pair>;
-  if constexpr ((four || std::is_same_v<E, e4m3>) && std::is_same_v<S, e8m0> && std::is_same_v<F, bfloat16>) {
-    constexpr int least = four ? 2 : 10, most = four ? 252 : 246;  // scales under which every number is normal
-    if (n % Pairs::lanes || scale.bits < least || scale.bits > most) return false;
-    for (int64_t i = 0; i < n; i += Pairs::lanes) {
-      const E* p = from + i / packing<E>;
-      prefetch(p + 4096);
-      store_pairs(to + i, load_pairs(p, scale.bits - 127));
-    }
-    return true;
-  }
-#endif
-  return false;
-}
-
 // to[0:last - first] = element * scale of row r of matrix e. S is the scales' type.
 template <class E, class S, class F>
 void decode_scaled(const Weights& w, int64_t e, int64_t r, int64_t first, int64_t last, F* to) {
@@ -85,7 +66,8 @@ void decode_scaled(const Weights& w, int64_t e, int64_t r, int64_t first, int64_
   const S* scale = static_cast<const S*>(w.scale) + (e * w.row_blocks() + down) * across;
   for (int64_t b = first / block; b * block < last; ++b) {
     const int64_t begin = std::max(b * block, first), end = std::min((b + 1) * block, last);
-    if (decode_pairs(from + begin / packing<E>, scale[b], end - begin, to + begin - first)) continue;
+    if constexpr (fast_pairs)
+      if (decode_pairs<4096>(from + begin / packing<E>, scale[b], end - begin, to + begin - first)) continue;
     const Vec factor = splat(widen(scale[b]));
     each(end - begin, [&](int64_t i, auto access) {
       access.put_normal(to + begin - first + i, access.get(from + (begin + i) / packing<E>) * factor);

@@ -165,6 +165,30 @@ inline Pairs load_pairs(const int8_t* p) {
   return {_mm256_or_si256(_mm256_srli_epi32(_mm256_castps_si256(even), 16), _mm256_castps_si256(odd))};
 }
 
+template <class E>
+constexpr bool scales_pairs = std::is_same_v<E, e4m3> || std::is_same_v<E, e4m3fnuz>;
+
+// Float8 times 2^exponent, right where every product is a normal bfloat16: of its float the lower half is 0. `lacking`: a half that
+// has the same fields is the number over 2^lacking.
+inline Pairs small_pairs(__m256i wide, __m256i nan, int exponent, int lacking) {
+  const __m256i half = _mm256_and_si256(_mm256_slli_epi16(wide, 7), _mm256_set1_epi16(int16_t(0xbf80)));
+  const __m256i bits = _mm256_or_si256(half, _mm256_and_si256(nan, _mm256_set1_epi16(0x7e00)));
+  const __m256 power = _mm256_castsi256_ps(_mm256_set1_epi32((exponent + lacking + 127) << 23));
+  const auto upper = [&](__m128i eight) { return _mm256_srli_epi32(_mm256_castps_si256(_mm256_mul_ps(_mm256_cvtph_ps(eight), power)), 16); };
+  const __m256i both = _mm256_packus_epi32(upper(_mm256_castsi256_si128(bits)), upper(_mm256_extracti128_si256(bits, 1)));
+  return {_mm256_permute4x64_epi64(both, 0xd8)};
+}
+
+inline Pairs load_pairs(const e4m3* p, int exponent) {
+  const __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), low = _mm256_set1_epi16(127);
+  return small_pairs(wide, _mm256_cmpeq_epi16(_mm256_and_si256(wide, low), low), exponent, 8);
+}
+
+inline Pairs load_pairs(const e4m3fnuz* p, int exponent) {
+  const __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return small_pairs(wide, _mm256_cmpeq_epi16(wide, _mm256_set1_epi16(-128)), exponent, 7);
+}
+
 #define DEEPPORT_SPLITS_FLOATS  // products with weights of other types take them apart as Split
 #define DEEPPORT_FOURS  // numbers of four bits become factors in registers (`fours.h`)
 

@@ -246,6 +246,9 @@ inline Vec dot(Pairs a, Pairs b, Vec c) {
 
 // Quantised numbers (`formats.h`).
 
+template <class E>
+constexpr bool scales_pairs = std::is_same_v<E, e2m1_pair> || std::is_same_v<E, e4m3>;
+
 // A byte becomes two words whose lowest bits are a number each.
 inline Pairs load_pairs(const e2m1_pair* p) {
   const __m512i codes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));

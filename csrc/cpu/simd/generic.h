@@ -172,4 +172,7 @@ inline Vec dot(Pairs a, Pairs b, Vec c) {
 
 #endif
 
+template <class E>
+constexpr bool scales_pairs = false;
+
 }  // namespace deepport::DEEPPORT_LEVEL

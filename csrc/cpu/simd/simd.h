@@ -11,6 +11,7 @@
 // Split is what a product makes of Pairs first, where they are no factors as they are: `split(x)`, and `load_split(p)` of any element,
 // over `split_unit` of its type; where that is not 1, NaN (`is_nan`) is loaded as some number.
 // `interleave(a, b, low, high)`: a[0], b[0], a[1], b[1], ...; `store_pairs(p, even, odd)` so, of floats, as store_normal rounds.
+// Where `scales_pairs` of a small element's type, `load_pairs(p, exponent)` has the numbers times 2^exponent, if all are normal.
 // Small elements (int8_t, e4m3, e4m3fnuz, e2m1_pair) load as the floats that they are.
 // Tiles (`tiles.h`) only level `amx` has.
 #pragma once
