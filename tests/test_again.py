@@ -80,7 +80,7 @@ Start = Callable[..., Process]
 
 @pytest.fixture
 def start(tmp_path: Path, checkpoint: Path) -> Iterator[Start]:
-    """Start `deepport run` on acme with a fault."""
+    """Start `deepport run` on acme with a fault. A shell's & has a child ignore SIGINT; ours must not."""
     write_distribution(tmp_path / "site", "acme", ACME)
     started: list[Process] = []
 
@@ -89,7 +89,15 @@ def start(tmp_path: Path, checkpoint: Path) -> Iterator[Start]:
         mine = {"PYTHONPATH": str(tmp_path / "site"), "ACME_FAULT": fault, "ACME_FOLDER": str(tmp_path), **environment}
         pipe = subprocess.PIPE
         started.append(
-            subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env={**os.environ, **mine})
+            subprocess.Popen(
+                command,
+                stdin=pipe,
+                stdout=pipe,
+                stderr=pipe,
+                text=True,
+                env={**os.environ, **mine},
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            )
         )
         return started[-1]
 
