@@ -120,7 +120,7 @@ template <class F, class Take>
 void multiply(const Rows<F>& w, const Columns<F>& x, float* room, Take&& f) {
   if (x.in_rows) return multiply_few(w, x, f);
   for (int64_t j = 0; j < x.count; j += column_block) {
-    const int64_t count = std::min(column_block, x.count - j), n = whole(count, panel_columns);
+    const int64_t count = std::min(column_block, x.count - j), n = whole(count, column_unit);
     product(w.first, w.stride, row_block, x.data + j * x.k, n, x.k, room, n, j ? 0 : w.ahead);
     turn(room, n, count, [&](int64_t m, int64_t r, Vec y) { f(j + m, r, y); });
   }
@@ -149,7 +149,7 @@ void multiply_gated(const Rows<F>& gate, const Rows<F>& up, const Columns<F>& x,
   if (x.in_rows) return multiply_gated_few(gate, up, x, limit, h, at);
   const Vec bound = splat(limit);
   for (int64_t j = 0; j < x.count; j += column_block) {
-    const int64_t n = whole(std::min(column_block, x.count - j), panel_columns);
+    const int64_t n = whole(std::min(column_block, x.count - j), column_unit);
     float *g = room, *u = room + row_block * column_block;
     product(gate.first, gate.stride, row_block, x.data + j * x.k, n, x.k, g, n, j ? 0 : gate.ahead);
     product(up.first, up.stride, row_block, x.data + j * x.k, n, x.k, u, n, j ? 0 : up.ahead);

@@ -40,9 +40,9 @@ struct Lane<E, float> : FloatLane {};
 // Rows of weights that are read at once, from places far apart: a processor fetches ahead in each, and memory is the busier for it.
 constexpr int streams = 4;
 
-constexpr int64_t dots_rows = 16;   // of a stream, whose sums are handed on together
+constexpr int64_t dots_rows = 16;    // of a stream, whose sums are handed on together
 constexpr int64_t dots_tokens = 32;  // that share rows while these are in the nearest cache
-constexpr int64_t ahead = 2048;     // bytes of each stream that are asked for before they are read
+constexpr int64_t ahead = 2048;      // bytes of each stream that are asked for before they are read
 
 using Sums = float[dots_tokens][dots_rows];
 

@@ -13,13 +13,7 @@ namespace deepport::DEEPPORT_LEVEL {
 namespace {
 
 // Rows are asked for so many rows before they are read: memory answers many requests at a time, each of them late.
-constexpr int64_t ahead = 16, line = 64;
-
-void ask_for(const void* from, int64_t bytes) {
-  const char* p = static_cast<const char*>(from);
-  for (int64_t i = 0; i < bytes; i += line) prefetch(p + i);
-  if (bytes) prefetch(p + bytes - 1);
-}
+constexpr int64_t ahead = 16;
 
 // A table of elements E with scales S, one for every `block` numbers of a row; null where there are none.
 template <class E, class S>
@@ -32,8 +26,8 @@ struct Memory {
   int64_t blocks() const { return (width + block - 1) / block; }
 
   void announce(int64_t id) const {
-    ask_for(rows + id * length(), length() * int64_t(sizeof(E)));
-    if (scale) ask_for(scale + id * blocks(), blocks() * int64_t(sizeof(S)));
+    prefetch(rows + id * length(), length() * int64_t(sizeof(E)));
+    if (scale) prefetch(scale + id * blocks(), blocks() * int64_t(sizeof(S)));
   }
 
   template <class T>

@@ -27,8 +27,7 @@ Sizes sizes(int64_t tokens) {
 inline void ask_for(const Weights& w, int64_t row, int64_t first, int64_t last) {
   visit(w.format.element, [&](auto element) {
     using E = decltype(element);
-    const auto* end = reinterpret_cast<const char*>(w.at<E>(row, last));
-    for (auto* p = reinterpret_cast<const char*>(w.at<E>(row, first)); p < end; p += 64) prefetch(p);
+    prefetch(w.at<E>(row, first), (last - first) / packing<E> * int64_t(sizeof(E)));
   });
 }
 
@@ -133,7 +132,7 @@ void by_panels(const Weights& w, int64_t begin, int64_t end, const F* panels, in
     const int64_t some = std::min(gemm_tokens, tokens - token), tall = sizes<F>(some).rows;
     for (int64_t row = begin; row < end; row += tall) {
       const int64_t rows = std::min(tall, end - row);
-      const int64_t padded = whole(some, panel_columns);
+      const int64_t padded = whole(some, column_unit);
       float* c = Scratch<struct BlockSums>::template get<float>(whole(rows, 16) * padded);
       block_sums(w, row, rows, panels + token * whole(w.columns, 32), padded, c);
       hand_on(c, padded, row, rows, token, some, put);

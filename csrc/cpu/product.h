@@ -1,7 +1,7 @@
 // Small products: c[m, n] = sum_k a[m, k] b[k, n] in float32, of a's rows as they lie and of b in panels.
 //
 // A word is 32 bits of numbers that follow each other in k: a float, or a pair of bfloat16. A panel is 16 columns of b: of each word
-// of k, 16 columns' words. Sizes are whole: m and n multiples of 16, k of 32; what pads them is 0.
+// of k, 16 columns' words. Sizes are whole: m a multiple of 16, n of `column_unit`, k of 32; what pads them is 0.
 // A product is stored in c, or added to what is there.
 #pragma once
 
@@ -13,6 +13,9 @@
 namespace deepport::DEEPPORT_LEVEL {
 
 constexpr int64_t panel_columns = 16;
+
+// Columns of a panel that are multiplied, or left out, together.
+constexpr int64_t column_unit = Vec::lanes == 8 ? 8 : panel_columns;
 
 inline int64_t whole(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
@@ -57,9 +60,8 @@ void rows_by_vectors(const F* a, int64_t lda, const F* b, int64_t panel, int64_t
     for (int v = 0; v < V; ++v) store(c + r * ldc + v * Vec::lanes, sums[r][v]);
 }
 
-template <Sum sum, int R, int panels, class F>
+template <Sum sum, int R, int V, class F>
 void by_vectors(const F* a, int64_t lda, int64_t m, const F* b, int64_t panel, int64_t k, float* c, int64_t ldc) {
-  constexpr int V = panels * int(panel_columns) / Vec::lanes;
   int64_t i = 0;
   for (; i + R <= m; i += R) rows_by_vectors<sum, R, V>(a + i * lda, lda, b, panel, k, c + i * ldc, ldc);
   for (; i < m; i += 2) rows_by_vectors<sum, 2, V>(a + i * lda, lda, b, panel, k, c + i * ldc, ldc);  // 2 or 4 are left of 6
@@ -121,7 +123,8 @@ void panels_product(const F* a, int64_t lda, int64_t m, const F* b, int64_t pane
   if constexpr (Vec::lanes == 16) {
     by_vectors<sum, R, panels>(a, lda, m, b, panel, k, c, ldc);
   } else {  // narrow vectors: a panel fills the registers
-    for (int p = 0; p < panels; ++p) by_vectors<sum, R, 1>(a, lda, m, b + p * panel, panel, k, c + p * 16, ldc);
+    constexpr int V = int(panel_columns) / Vec::lanes;
+    for (int p = 0; p < panels; ++p) by_vectors<sum, R, V>(a, lda, m, b + p * panel, panel, k, c + p * 16, ldc);
   }
 }
 
@@ -134,7 +137,9 @@ void product(const F* a, int64_t lda, int64_t m, const F* b, int64_t panel, int6
              int64_t ahead = 0) {
   int64_t j = 0;
   for (; j + 32 <= n; j += 32, ahead = 0) panels_product<sum, 2>(a, lda, m, b + j / 16 * panel, panel, k, c + j, ldc, ahead);
-  if (j < n) panels_product<sum, 1>(a, lda, m, b + j / 16 * panel, panel, k, c + j, ldc, ahead);
+  if (j + 16 <= n) panels_product<sum, 1>(a, lda, m, b + j / 16 * panel, panel, k, c + j, ldc, ahead), j += 16;
+  if constexpr (column_unit < panel_columns)
+    if (j < n) by_vectors<sum, 8, 1>(a, lda, m, b + j / 16 * panel, panel, k, c + j, ldc);
 }
 
 // The same, of panels that follow each other.

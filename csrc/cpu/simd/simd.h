@@ -58,6 +58,13 @@ inline void prefetch(const void* p) {
   __asm__ volatile("" : : "r"(p));
 }
 
+// The same of every line of so many bytes.
+inline void prefetch(const void* from, int64_t bytes) {
+  const char* p = static_cast<const char*>(from);
+  for (int64_t i = 0; i < bytes; i += 64) prefetch(p + i);
+  if (bytes) prefetch(p + bytes - 1);
+}
+
 #if !defined(__AVX512F__)  // which has masks
 
 inline Vec load_part(const float* p, int64_t n) {
