@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from commands import Deepport, Ended
 from distributions import forget_backends, forget_modules, write_distribution
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from deepport.kernel import Kernel
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 # With pytest-xdist the processes share the cores, and spinning threads would only wait. Nothing above imports torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 Distribution = Callable[..., Path]
 Kernels = Callable[..., None]
