@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,14 @@ settings.load_profile("untimed")
 
 Distribution = Callable[..., Path]
 Kernels = Callable[..., None]
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Under a shell's `&` this process ignores SIGINT, and what it starts would inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -80,7 +80,7 @@ Start = Callable[..., Process]
 
 @pytest.fixture
 def start(tmp_path: Path, checkpoint: Path) -> Iterator[Start]:
-    """Start `deepport run` on acme with a fault. A shell's & has a child ignore SIGINT; ours must not."""
+    """Start `deepport run` on acme with a fault."""
     write_distribution(tmp_path / "site", "acme", ACME)
     started: list[Process] = []
 
@@ -89,15 +89,7 @@ def start(tmp_path: Path, checkpoint: Path) -> Iterator[Start]:
         mine = {"PYTHONPATH": str(tmp_path / "site"), "ACME_FAULT": fault, "ACME_FOLDER": str(tmp_path), **environment}
         pipe = subprocess.PIPE
         started.append(
-            subprocess.Popen(
-                command,
-                stdin=pipe,
-                stdout=pipe,
-                stderr=pipe,
-                text=True,
-                env={**os.environ, **mine},
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-            )
+            subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env={**os.environ, **mine})
         )
         return started[-1]
 
@@ -158,6 +150,7 @@ def test_what_is_told_at_once_needs_no_second_run() -> None:
     assert not any(map(late, (error, RuntimeError("can't allocate memory"), NotImplementedError(), ValueError())))
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_whoever_ends_it_ends_both(start: Start, tmp_path: Path, number: signal.Signals) -> None:
     """The process that failed has become the one that waits, and takes the second run with it."""

@@ -8,7 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -43,14 +43,6 @@ def test_piped_text_is_continued_and_nothing_else_is_written(checkpoint: Path) -
     assert [line[: len(name)] for line, name in zip(lines, SUMMARY, strict=True)] == SUMMARY
     assert lines[-1].startswith("conformance  no record here that ")
     assert b"\x1b" not in out + err
-
-
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Under a shell's `&` this process ignores SIGINT, and what it starts would inherit that."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.timeout(120)

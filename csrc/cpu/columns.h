@@ -64,14 +64,17 @@ void row_sums(const Rows<F>& all, int64_t r0, const Columns<F>& columns, Vec (&y
   for (int m = 0; m < M; ++m) y[m] = sums(whole_sums[m]);
 }
 
-// f with the number of columns, 1 to `few`, as a type.
-template <class F>
-void with_count(int64_t count, F&& f) {
-  switch (count) {
-    case 1: return f(std::integral_constant<int, 1>{});
-    case 2: return f(std::integral_constant<int, 2>{});
-    case 3: return f(std::integral_constant<int, 3>{});
-    default: return f(std::integral_constant<int, 4>{});
+// f(count, some, first) for `few` columns at a time, which begin at `first`; their number is a type.
+template <class F, class Take>
+void by_few(const Columns<F>& x, Take&& f) {
+  for (int64_t first = 0; first < x.count; first += few) {
+    const Columns<F> some = x.from(first);
+    switch (some.count) {
+      case 1: f(std::integral_constant<int, 1>{}, some, first); break;
+      case 2: f(std::integral_constant<int, 2>{}, some, first); break;
+      case 3: f(std::integral_constant<int, 3>{}, some, first); break;
+      default: f(std::integral_constant<int, 4>{}, some, first);
+    }
   }
 }
 
@@ -103,16 +106,13 @@ Columns<F> gather(Row&& row, int64_t count, int64_t k, bool in_rows, F* room) {
 // f(m, r, y) for every column m and every `lanes` of row_block rows of w, from r on: y holds their products with the column.
 template <class W, class F, class Take>
 void multiply_few(const W& w, const Columns<F>& x, Take&& f) {
-  for (int64_t first = 0; first < x.count; first += few) {
-    const Columns<F> some = x.from(first);
-    with_count(some.count, [&](auto count) {
-      Vec y[count];
-      for (int64_t r = 0; r < row_block; r += Vec::lanes) {
-        row_sums(w, r, some, y);
-        for (int m = 0; m < count; ++m) f(first + m, r, y[m]);
-      }
-    });
-  }
+  by_few(x, [&](auto count, const Columns<F>& some, int64_t first) {
+    Vec y[count];
+    for (int64_t r = 0; r < row_block; r += Vec::lanes) {
+      row_sums(w, r, some, y);
+      for (int m = 0; m < count; ++m) f(first + m, r, y[m]);
+    }
+  });
 }
 
 // The same of any number of columns. `room` is for row_block * column_block.
@@ -129,17 +129,14 @@ void multiply(const Rows<F>& w, const Columns<F>& x, float* room, Take&& f) {
 // h[at + r] = swiglu(gate[r] . x, up[r] . x) for row_block rows r: columns of h, as many as x has.
 template <class W, class F>
 void multiply_gated_few(const W& gate, const W& up, const Columns<F>& x, float limit, const Columns<F>& h, int64_t at) {
-  for (int64_t first = 0; first < x.count; first += few) {
-    const Columns<F> some = x.from(first);
-    with_count(some.count, [&](auto count) {
-      Vec g[count], u[count];
-      for (int64_t r = 0; r < row_block; r += Vec::lanes) {
-        row_sums(gate, r, some, g);
-        row_sums(up, r, some, u);
-        for (int m = 0; m < count; ++m) store_normal(h.data + (first + m) * h.k + at + r, swiglu(g[m], u[m], splat(limit)));
-      }
-    });
-  }
+  by_few(x, [&](auto count, const Columns<F>& some, int64_t first) {
+    Vec g[count], u[count];
+    for (int64_t r = 0; r < row_block; r += Vec::lanes) {
+      row_sums(gate, r, some, g);
+      row_sums(up, r, some, u);
+      for (int m = 0; m < count; ++m) store_normal(h.data + (first + m) * h.k + at + r, swiglu(g[m], u[m], splat(limit)));
+    }
+  });
 }
 
 // The same of any number of columns. `room` is for twice what multiply needs.

@@ -44,9 +44,8 @@ inline bool keeps_normal(float) { return false; }
 template <int ahead, class E, class S, class T>
 bool decode_pairs([[maybe_unused]] const E* from, [[maybe_unused]] S scale, [[maybe_unused]] int64_t n, [[maybe_unused]] T* to) {
   if constexpr (scales_pairs<E> && std::is_same_v<S, e8m0> && std::is_same_v<T, bfloat16>) {
-    constexpr bool four = std::is_same_v<E, e2m1_pair>;
-    constexpr int least = four ? 2 : 11, most = four ? 252 : 246;  // scales under which every number is normal
-    if (n % Pairs::lanes || scale.bits < least || scale.bits > most) return false;
+    constexpr int most = 246;  // no element, below 2^9, becomes infinite, and 2^8 times the scale is a float
+    if (n % Pairs::lanes || !keeps_normal(scale) || scale.bits > most) return false;
     for (int64_t i = 0; i < n; i += Pairs::lanes) {
       const E* p = from + i / packing<E>;
       if (ahead) prefetch(p + ahead);

@@ -91,8 +91,7 @@ void probe_gather(const void* table, const int64_t* ids, float* sums, int64_t co
     const int64_t begin = count * thread / team, end = count * (thread + 1) / team;
     Vec total = zero();
     for (int64_t i = begin; i < end; ++i) {
-      if (i + ahead < end)
-        for (int64_t b = 0; b < row; b += 64) prefetch(p + ids[i + ahead] * row + b);
+      if (i + ahead < end) prefetch(p + ids[i + ahead] * row, row);
       const float* values = reinterpret_cast<const float*>(p + ids[i] * row);
       for (int64_t c = 0; c < row / int64_t(sizeof(float)); c += Vec::lanes) total = total + load(values + c);
     }

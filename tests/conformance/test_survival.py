@@ -258,12 +258,10 @@ def test_a_killed_run_leaves_a_journal_that_reads_as_a_report_and_no_processes(s
     assert "incomplete" in shown.stdout
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_a_run_with_a_report_and_no_processes(site: Path, tmp_path: Path) -> None:
     journal, path = tmp_path / "report.json.journal", tmp_path / "report.json"
-    # A shell's & has a child ignore SIGINT; ours must not, whatever runs this test.
-    process = begun(
-        site, "sleeper", "--json", path, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
-    )
+    process = begun(site, "sleeper", "--json", path)
     assert until(lambda: results_in(journal) == 16), process.communicate(timeout=1)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)

@@ -78,12 +78,12 @@ def test_a_kernel_is_compiled_for_chips_that_are_not_here(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     inherited = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     program = subprocess.Popen(
         [sys.executable, "-m", "deepport", "compile", "--target", "sm_90", "--brief", "--jobs", "1"],
         env=inherited | {"TRITON_CACHE_DIR": str(tmp_path)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     deadline = time.monotonic() + 100
     while not list(tmp_path.rglob("*.cubin")) and time.monotonic() < deadline:

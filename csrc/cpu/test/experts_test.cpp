@@ -179,8 +179,8 @@ void multiplies_groups(const Table& kernels, const Format& format, const std::ve
 
 TEST(moe_experts_in_every_format) {
   for (const Format& format : formats())
-    for (const Sizes& sizes : {Sizes{0, 2, 3, 32, 32}, Sizes{1, 2, 3, 128, 128}, Sizes{19, 2, 3, 256, 128}, Sizes{3, 1, 2, 36, 10},
-                               Sizes{40, 2, 3, 72, 40}, Sizes{300, 1, 1, 34, 32}}) {
+    for (const Sizes& sizes : {Sizes{0, 2, 3, 32, 32}, Sizes{1, 2, 3, 128, 128}, Sizes{7, 2, 3, 256, 128}, Sizes{3, 1, 2, 36, 10},
+                               Sizes{19, 2, 3, 256, 128}, Sizes{40, 2, 3, 72, 40}, Sizes{300, 1, 1, 34, 32}}) {
       sums_experts<float>(kernels, format, sizes);
       sums_experts<bfloat16>(kernels, format, sizes);
     }
@@ -190,8 +190,8 @@ TEST(grouped_linear_in_every_format) {
   for (const Format& format : formats())
     for (size_t columns : {32, 66, 256})
       for (size_t rows : {1, 33, 64}) {
-        multiplies_groups<float>(kernels, format, {0, 3, 13, 20, 1}, columns, rows);
-        multiplies_groups<bfloat16>(kernels, format, {0, 3, 13, 20, 1}, columns, rows);
+        multiplies_groups<float>(kernels, format, {0, 3, 0, 13, 20, 1}, columns, rows);
+        multiplies_groups<bfloat16>(kernels, format, {0, 3, 0, 13, 20, 1}, columns, rows);
       }
 }
 
