@@ -33,6 +33,7 @@ struct type_caster<deepport::Data<T>> {
     static PyObject* const method = PyUnicode_InternFromString("data_ptr");
     const object address = reinterpret_steal<object>(PyObject_CallMethodNoArgs(source.ptr(), method));
     if (!address) {
+      if (!PyErr_ExceptionMatches(PyExc_Exception)) throw error_already_set();  // Ctrl-C is no wrong argument
       PyErr_Clear();
       return false;
     }
