@@ -33,7 +33,8 @@ struct type_caster<deepport::Data<T>> {
     static PyObject* const method = PyUnicode_InternFromString("data_ptr");
     const object address = reinterpret_steal<object>(PyObject_CallMethodNoArgs(source.ptr(), method));
     if (!address) {
-      if (!PyErr_ExceptionMatches(PyExc_Exception)) throw error_already_set();  // Ctrl-C is no wrong argument
+      // Anything else that went wrong is no wrong argument: Ctrl-C, say, in a mode of torch that sees the question.
+      if (!PyErr_ExceptionMatches(PyExc_AttributeError)) throw error_already_set();
       PyErr_Clear();
       return false;
     }

@@ -129,8 +129,8 @@ const Format formats[] = {
 
 TEST(linear_of_any_size_and_format) {
   for (const Format& format : formats)
-    for (const Shape& s : {Shape{0, 1, 3, 32}, {3, 1, 5, 0}, {20, 1, 5, 0}, {30, 1, 5, 0}, {1, 1, 33, 70}, {3, 2, 17, 34}, {8, 1, 16, 64},
-                           {9, 1, 1, 2}, {17, 2, 40, 96}, {30, 2, 70, 96}, {40, 1, 19, 130}}) {
+    for (const Shape& s : {Shape{0, 1, 3, 32}, {3, 1, 5, 0}, {20, 1, 5, 0}, {30, 1, 5, 0}, {1, 1, 33, 70}, {3, 2, 17, 34},
+                           {8, 1, 16, 64}, {9, 1, 1, 2}, {17, 2, 40, 96}, {30, 2, 70, 96}, {40, 1, 19, 130}}) {
       agrees<float, float>(kernels, format, s);
       agrees<bfloat16, bfloat16>(kernels, format, s);
       agrees<bfloat16, float>(kernels, format, s);
@@ -145,7 +145,8 @@ TEST(linear_of_many_blocks) {
 // Scales that cannot be folded into bfloat16 are applied to sums.
 TEST(linear_of_extreme_scales) {
   for (uint8_t exponent : {uint8_t(1), uint8_t(14), uint8_t(242)})
-    for (int64_t tokens : {1, 20, 30}) agrees<bfloat16, float>(kernels, formats[7], {tokens, 1, 20, 96}, exponent, uint8_t(exponent + 3));
+    for (int64_t tokens : {1, 20, 30})
+      agrees<bfloat16, float>(kernels, formats[7], {tokens, 1, 20, 96}, exponent, uint8_t(exponent + 3));
 }
 
 // Each in a row of its own, at its end: a number, or NaN for every token.
